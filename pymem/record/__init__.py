@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -45,8 +45,8 @@ def record_exact(
 ) -> Path:
     """Build a Go program with the recording runtime, run it, and return the path of the log.
 
-    Raises RecordingError when the program cannot be built or leaves no log. How the program ended is in the log's
-    header (``open_log(path).header.exit_status``).
+    Raises RecordingError when the program cannot be built or leaves no log. How the program ended is in the
+    log's header (``open_log(path).header.exit_status``).
     """
     folder = tempfile.mkdtemp(prefix="pymem-record-")
     try:
@@ -71,7 +71,7 @@ def record_binary(
     cwd: str | os.PathLike[str] | None = None,
     stdout: int | None = None,
 ) -> Recorded:
-    """Run a program that :func:`build_recorder` built and keep its log; an interrupt ends the program, not the log."""
+    """Run a program that :func:`build_recorder` built; an interrupt ends the program, its log stays."""
     log = Path(output).absolute()
     log.unlink(missing_ok=True)
     command = [str(Path(binary).absolute()), *args]
@@ -80,8 +80,8 @@ def record_binary(
     )
     if not log.exists():
         raise RecordingError(
-            f"{command[0]} left no log at {log} (exit status {status}): was it built by build_recorder, and can the"
-            " folder be written?"
+            f"{command[0]} left no log at {log} (exit status {status}): was it built by build_recorder, and"
+            " can the folder be written?"
         )
     header = close_log(log, status)
     return Recorded(log, status, header.records, header.truncated)
@@ -90,20 +90,23 @@ def record_binary(
 def _environment(
     log: Path, gomaxprocs: int | None, env: Mapping[str, str] | None, max_bytes: int
 ) -> dict[str, str]:
-    whole = {**os.environ, **(env or {}), "PYMEM_RECORD": str(log), "PYMEM_RECORD_MAX": str(max_bytes)}
+    """Return the program's environment, with the log's limit lowered to what the disk has room for."""
+    room = shutil.disk_usage(log.parent).free * 9 // 10  # a mapped file on a full disk would end the program
+    limits = {"PYMEM_RECORD": str(log), "PYMEM_RECORD_MAX": str(min(max_bytes, room))}
     if gomaxprocs is not None:
-        whole["GOMAXPROCS"] = str(gomaxprocs)
-    return whole
+        limits["GOMAXPROCS"] = str(gomaxprocs)
+    return {**os.environ, **(env or {}), **limits}
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Wait for the program; an interrupt from the terminal has reached it too, so wait on, and insist the third time."""
-    for _ in range(2):
+    """Wait for the program. The terminal's first interrupt has reached it too; later ones insist."""
+    for insist in (process.terminate, process.kill):
         try:
             return _status(process.wait())
         except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
-    process.kill()
+            with contextlib.suppress(KeyboardInterrupt):
+                return _status(process.wait())
+            insist()
     return _status(process.wait())
 
 

@@ -1,7 +1,7 @@
 """Where the recorder's calls go in the user's own copy of package runtime.
 
-A place is named by a function and, for a place inside it, by a short identifier found there. Nothing of Go's text is
-kept here: the tool reads the runtime of the toolchain at hand and adds calls of the functions in
+A place is named by a function and, for a place inside it, by a short identifier found there. Nothing of
+Go's text is kept here: the tool reads the runtime of the toolchain at hand and adds calls of the functions in
 ``pymem_recorder.go.txt``. Calls share a line with what was there, so line numbers in tracebacks stay right.
 """
 
@@ -22,7 +22,7 @@ _PC = "pymemsys.GetCallerPC()"
 
 @dataclass(frozen=True, slots=True)
 class Insertion:
-    """One call to add: ``{0}``, ``{1}``... in it are the function's parameters and ``{recv}`` its receiver."""
+    """One call to add; ``{0}``, ``{1}`` in it are the function's parameters, ``{recv}`` its receiver."""
 
     file: str
     function: str  # as Go's tracebacks name it, such as (*mheap).grow; * and ? also match names
@@ -97,7 +97,23 @@ INSERTIONS: tuple[Insertion, ...] = (
         "mpagecache.go", "(*pageAlloc).allocToCache", "pymemPCacheFill(&c)", "before", "return c", "last"
     ),
     Insertion("mpagecache.go", "(*pageCache).flush", "pymemPCacheFlush({recv})"),
+    Insertion(
+        "mgcscavenge.go",
+        "(*pageAlloc).scavengeOne",
+        "pymemPages(pymemOpScavBegin, addr, uintptr(npages))",
+        "after",
+        ".allocRange(",
+    ),
+    Insertion(
+        "mgcscavenge.go",
+        "(*pageAlloc).scavengeOne",
+        "pymemPages(pymemOpScavEnd, addr, uintptr(npages))",
+        "after",
+        ".scavenged.setRange(",
+    ),
     # Collection.
+    Insertion("mheap.go", "nextMarkBitArenaEpoch", "pymemPut(pymemOpMarkBitEpoch, 0, 0, 0)"),
+    Insertion("mgcsweep.go", "finishsweep_m", "pymemPut(pymemOpFinishSweep, 0, 0, 0)"),
     Insertion("mgc.go", "gcStart", "pymemGCStart({0}.kind)", "after", "work.userForced ="),
     Insertion("mgc.go", "setGCPhase", "pymemPut(pymemOpGCPhase, uint64({0}), 0, 0)"),
     Insertion("mgc.go", "gcMarkTermination", "pymemPut(pymemOpGCMarkTerm, 0, 0, 0)"),
@@ -170,7 +186,7 @@ def sources() -> list[str]:
 
 
 def apply(file: str, text: str, version: str) -> str:
-    """Return ``text``, the runtime's ``file`` of Go ``version``, with every call of the table in its place."""
+    """Return ``text``, the runtime's ``file`` of Go ``version``, with every call in its place."""
     edits: list[tuple[int, str]] = []
     for insertion in INSERTIONS:
         if insertion.file == file:
@@ -248,7 +264,7 @@ def _names(receiver: str | None, params: str) -> dict[str, str]:
 
 
 def _anchored(anchor: str, function: _Function, text: str) -> list[tuple[int, int]]:
-    """Start (after the indent) and end of each line of the function that holds the anchor outside a comment."""
+    """Start (after the indent) and end of each line of code of the function that holds the anchor."""
     lines = []
     for line in re.finditer(r"[^\n]+", text[function.start : function.end]):
         code = line[0].split("//")[0].rstrip()

