@@ -173,6 +173,7 @@ static void forget_generation(trace_reader *r) {
     r->min_ticks = UINT64_MAX;
     trace_map_clear(&r->string_ids);
     trace_map_clear(&r->type_ids);
+    memset(r->small_types, 0xff, sizeof r->small_types);
     trace_map_clear(&r->gc_stacks);
 }
 

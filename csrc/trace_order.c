@@ -17,15 +17,17 @@ enum {
     FAST_ROOM = 7 * TRACE_MAX_VARINT + 8
 };
 
-/* Of each event type: its numbers after the time, what we call it, and whether it changes who runs where. */
+/* Of each event type: its numbers after the time, what we call it, and whether it changes who runs where. The objects'
+ * events, of which a trace is full, are "common": one address, perhaps a type, and nothing that changes the state. */
+enum event_role { PLAIN, SCHEDULES, COMMON };
 struct event_spec {
     uint8_t num_args; /* NOT_TIMED: not an event of a batch of events */
     uint8_t kind;     /* enum trace_kind or NOT_A_KIND */
-    uint8_t schedules;
+    uint8_t role;     /* enum event_role */
 };
 
-#define UNTIMED {NOT_TIMED, NOT_A_KIND, 0}
-static const struct event_spec specs[EV_GOROUTINE_STACK_FREE + 1] = {
+#define UNTIMED {NOT_TIMED, NOT_A_KIND, PLAIN}
+static const struct event_spec specs[256] = {
     [0] = UNTIMED,
     [EV_EVENT_BATCH] = UNTIMED,
     [EV_STACKS] = UNTIMED,
@@ -35,56 +37,57 @@ static const struct event_spec specs[EV_GOROUTINE_STACK_FREE + 1] = {
     [EV_CPU_SAMPLES] = UNTIMED,
     [EV_CPU_SAMPLE] = UNTIMED,
     [EV_FREQUENCY] = UNTIMED,
-    [EV_PROCS_CHANGE] = {2, TRACE_PROCS_CHANGE, 0},
-    [EV_PROC_START] = {2, TRACE_PROC_START, 1},
-    [EV_PROC_STOP] = {0, TRACE_PROC_STOP, 1},
-    [EV_PROC_STEAL] = {3, TRACE_PROC_STEAL, 1},
-    [EV_PROC_STATUS] = {2, NOT_A_KIND, 1},
-    [EV_GO_CREATE] = {3, TRACE_GO_CREATE, 0},
-    [EV_GO_CREATE_SYSCALL] = {1, TRACE_GO_CREATE_SYSCALL, 1},
-    [EV_GO_START] = {2, TRACE_GO_START, 1},
-    [EV_GO_DESTROY] = {0, TRACE_GO_DESTROY, 1},
-    [EV_GO_DESTROY_SYSCALL] = {0, TRACE_GO_DESTROY_SYSCALL, 1},
-    [EV_GO_STOP] = {2, TRACE_GO_STOP, 1},
-    [EV_GO_BLOCK] = {2, TRACE_GO_BLOCK, 1},
-    [EV_GO_UNBLOCK] = {3, NOT_A_KIND, 0},
-    [EV_GO_SYSCALL_BEGIN] = {2, NOT_A_KIND, 0},
-    [EV_GO_SYSCALL_END] = {0, NOT_A_KIND, 0},
-    [EV_GO_SYSCALL_END_BLOCKED] = {0, NOT_A_KIND, 1},
-    [EV_GO_STATUS] = {3, NOT_A_KIND, 1},
-    [EV_STW_BEGIN] = {2, TRACE_STW_BEGIN, 0},
-    [EV_STW_END] = {0, TRACE_STW_END, 0},
-    [EV_GC_ACTIVE] = {1, TRACE_GC_ACTIVE, 0},
-    [EV_GC_BEGIN] = {2, TRACE_GC_BEGIN, 0},
-    [EV_GC_END] = {1, TRACE_GC_END, 0},
-    [EV_GC_SWEEP_ACTIVE] = {1, TRACE_SWEEP_ACTIVE, 0},
-    [EV_GC_SWEEP_BEGIN] = {1, TRACE_SWEEP_BEGIN, 0},
-    [EV_GC_SWEEP_END] = {2, TRACE_SWEEP_END, 0},
-    [EV_GC_MARK_ASSIST_ACTIVE] = {1, TRACE_ASSIST_ACTIVE, 0},
-    [EV_GC_MARK_ASSIST_BEGIN] = {1, TRACE_ASSIST_BEGIN, 0},
-    [EV_GC_MARK_ASSIST_END] = {0, TRACE_ASSIST_END, 0},
-    [EV_HEAP_ALLOC] = {1, TRACE_HEAP_ALLOC, 0},
-    [EV_HEAP_GOAL] = {1, TRACE_HEAP_GOAL, 0},
-    [EV_GO_LABEL] = {1, NOT_A_KIND, 0},
-    [EV_USER_TASK_BEGIN] = {4, NOT_A_KIND, 0},
-    [EV_USER_TASK_END] = {2, NOT_A_KIND, 0},
-    [EV_USER_REGION_BEGIN] = {3, NOT_A_KIND, 0},
-    [EV_USER_REGION_END] = {3, NOT_A_KIND, 0},
-    [EV_USER_LOG] = {4, NOT_A_KIND, 0},
-    [EV_GO_SWITCH] = {2, TRACE_GO_SWITCH, 1},
-    [EV_GO_SWITCH_DESTROY] = {2, TRACE_GO_SWITCH_DESTROY, 1},
-    [EV_GO_CREATE_BLOCKED] = {3, TRACE_GO_CREATE_BLOCKED, 0},
-    [EV_GO_STATUS_STACK] = {4, NOT_A_KIND, 1},
+    [EV_PROCS_CHANGE] = {2, TRACE_PROCS_CHANGE, PLAIN},
+    [EV_PROC_START] = {2, TRACE_PROC_START, SCHEDULES},
+    [EV_PROC_STOP] = {0, TRACE_PROC_STOP, SCHEDULES},
+    [EV_PROC_STEAL] = {3, TRACE_PROC_STEAL, SCHEDULES},
+    [EV_PROC_STATUS] = {2, NOT_A_KIND, SCHEDULES},
+    [EV_GO_CREATE] = {3, TRACE_GO_CREATE, PLAIN},
+    [EV_GO_CREATE_SYSCALL] = {1, TRACE_GO_CREATE_SYSCALL, SCHEDULES},
+    [EV_GO_START] = {2, TRACE_GO_START, SCHEDULES},
+    [EV_GO_DESTROY] = {0, TRACE_GO_DESTROY, SCHEDULES},
+    [EV_GO_DESTROY_SYSCALL] = {0, TRACE_GO_DESTROY_SYSCALL, SCHEDULES},
+    [EV_GO_STOP] = {2, TRACE_GO_STOP, SCHEDULES},
+    [EV_GO_BLOCK] = {2, TRACE_GO_BLOCK, SCHEDULES},
+    [EV_GO_UNBLOCK] = {3, NOT_A_KIND, PLAIN},
+    [EV_GO_SYSCALL_BEGIN] = {2, NOT_A_KIND, PLAIN},
+    [EV_GO_SYSCALL_END] = {0, NOT_A_KIND, PLAIN},
+    [EV_GO_SYSCALL_END_BLOCKED] = {0, NOT_A_KIND, SCHEDULES},
+    [EV_GO_STATUS] = {3, NOT_A_KIND, SCHEDULES},
+    [EV_STW_BEGIN] = {2, TRACE_STW_BEGIN, PLAIN},
+    [EV_STW_END] = {0, TRACE_STW_END, PLAIN},
+    [EV_GC_ACTIVE] = {1, TRACE_GC_ACTIVE, PLAIN},
+    [EV_GC_BEGIN] = {2, TRACE_GC_BEGIN, PLAIN},
+    [EV_GC_END] = {1, TRACE_GC_END, PLAIN},
+    [EV_GC_SWEEP_ACTIVE] = {1, TRACE_SWEEP_ACTIVE, PLAIN},
+    [EV_GC_SWEEP_BEGIN] = {1, TRACE_SWEEP_BEGIN, PLAIN},
+    [EV_GC_SWEEP_END] = {2, TRACE_SWEEP_END, PLAIN},
+    [EV_GC_MARK_ASSIST_ACTIVE] = {1, TRACE_ASSIST_ACTIVE, PLAIN},
+    [EV_GC_MARK_ASSIST_BEGIN] = {1, TRACE_ASSIST_BEGIN, PLAIN},
+    [EV_GC_MARK_ASSIST_END] = {0, TRACE_ASSIST_END, PLAIN},
+    [EV_HEAP_ALLOC] = {1, TRACE_HEAP_ALLOC, PLAIN},
+    [EV_HEAP_GOAL] = {1, TRACE_HEAP_GOAL, PLAIN},
+    [EV_GO_LABEL] = {1, NOT_A_KIND, PLAIN},
+    [EV_USER_TASK_BEGIN] = {4, NOT_A_KIND, PLAIN},
+    [EV_USER_TASK_END] = {2, NOT_A_KIND, PLAIN},
+    [EV_USER_REGION_BEGIN] = {3, NOT_A_KIND, PLAIN},
+    [EV_USER_REGION_END] = {3, NOT_A_KIND, PLAIN},
+    [EV_USER_LOG] = {4, NOT_A_KIND, PLAIN},
+    [EV_GO_SWITCH] = {2, TRACE_GO_SWITCH, SCHEDULES},
+    [EV_GO_SWITCH_DESTROY] = {2, TRACE_GO_SWITCH_DESTROY, SCHEDULES},
+    [EV_GO_CREATE_BLOCKED] = {3, TRACE_GO_CREATE_BLOCKED, PLAIN},
+    [EV_GO_STATUS_STACK] = {4, NOT_A_KIND, SCHEDULES},
     [EV_EXPERIMENTAL_BATCH ... EV_SPAN - 1] = UNTIMED,
-    [EV_SPAN] = {3, TRACE_SPAN, 0},
-    [EV_SPAN_ALLOC] = {3, TRACE_SPAN_ALLOC, 0},
-    [EV_SPAN_FREE] = {1, TRACE_SPAN_FREE, 0},
-    [EV_HEAP_OBJECT] = {2, TRACE_OBJECT, 0},
-    [EV_HEAP_OBJECT_ALLOC] = {2, TRACE_OBJECT_ALLOC, 0},
-    [EV_HEAP_OBJECT_FREE] = {1, TRACE_OBJECT_FREE, 0},
-    [EV_GOROUTINE_STACK] = {2, TRACE_STACK, 0},
-    [EV_GOROUTINE_STACK_ALLOC] = {2, TRACE_STACK_ALLOC, 0},
-    [EV_GOROUTINE_STACK_FREE] = {1, TRACE_STACK_FREE, 0},
+    [EV_SPAN] = {3, TRACE_SPAN, PLAIN},
+    [EV_SPAN_ALLOC] = {3, TRACE_SPAN_ALLOC, PLAIN},
+    [EV_SPAN_FREE] = {1, TRACE_SPAN_FREE, PLAIN},
+    [EV_HEAP_OBJECT] = {2, TRACE_OBJECT, COMMON},
+    [EV_HEAP_OBJECT_ALLOC] = {2, TRACE_OBJECT_ALLOC, COMMON},
+    [EV_HEAP_OBJECT_FREE] = {1, TRACE_OBJECT_FREE, COMMON},
+    [EV_GOROUTINE_STACK] = {2, TRACE_STACK, PLAIN},
+    [EV_GOROUTINE_STACK_ALLOC] = {2, TRACE_STACK_ALLOC, PLAIN},
+    [EV_GOROUTINE_STACK_FREE] = {1, TRACE_STACK_FREE, PLAIN},
+    [EV_GOROUTINE_STACK_FREE + 1 ... 255] = UNTIMED,
 };
 
 static uint64_t offset_of(const trace_reader *r, const uint8_t *p) { return (uint64_t)(p - r->data); }
@@ -220,15 +223,16 @@ static int bad_event(trace_reader *r, const struct trace_cursor *c, const char *
 }
 
 /* The type column: the same index in all generations. In a generation that was cut the table may be lost. */
-static int type_index(trace_reader *r, uint64_t id, uint64_t *index) {
-    *index = 0;
-    if (id == 0) return PYMEM_OK;
-    uint32_t i = trace_map_get(&r->type_ids, id);
-    if (i == TRACE_NONE)
-        r->info.unknown_types++;
-    else
-        *index = i;
-    return PYMEM_OK;
+static inline uint64_t type_index(trace_reader *r, uint64_t id) {
+    if (id == 0) return 0;
+    uint32_t i = id < TRACE_SMALL_TYPES ? r->small_types[id] : trace_map_get(&r->type_ids, id);
+    if (i != TRACE_NONE) return i;
+    r->info.unknown_types++;
+    return 0;
+}
+
+static inline uint64_t object_address(const trace_reader *r, uint64_t id) {
+    return r->info.min_heap_addr + id * r->info.heap_align;
 }
 
 static int describe_span(trace_reader *r, const struct trace_cursor *c, const uint64_t *args,
@@ -260,9 +264,10 @@ static int describe(trace_reader *r, const struct trace_cursor *c, const uint64_
     switch (c->type) {
     case EV_HEAP_OBJECT:
     case EV_HEAP_OBJECT_ALLOC:
-        e->a = r->info.min_heap_addr + args[0] * r->info.heap_align;
-        return type_index(r, args[1], &e->b);
-    case EV_HEAP_OBJECT_FREE: e->a = r->info.min_heap_addr + args[0] * r->info.heap_align; return PYMEM_OK;
+        e->a = object_address(r, args[0]);
+        e->b = type_index(r, args[1]);
+        return PYMEM_OK;
+    case EV_HEAP_OBJECT_FREE: e->a = object_address(r, args[0]); return PYMEM_OK;
     case EV_SPAN:
     case EV_SPAN_ALLOC: return describe_span(r, c, args, e);
     case EV_SPAN_FREE: e->a = r->info.min_heap_addr + args[0] * r->info.page_size; return PYMEM_OK;
@@ -290,22 +295,23 @@ static int describe(trace_reader *r, const struct trace_cursor *c, const uint64_
     }
 }
 
-/* Appends the event at columns[i]. */
-static int put(trace_reader *r, const struct trace_cursor *c, const uint64_t *args, const trace_columns *columns,
-               int64_t i) {
-    struct columns_of_event e = {0, 0, 0};
-    int status = describe(r, c, args, &e);
-    int64_t ns = to_ns(&r->clock, c->ticks);
-    if (ns < r->last_ns) ns = r->last_ns; /* generations overlap by some ticks */
-    r->last_ns = ns;
-    columns->time[i] = ns;
-    columns->a[i] = e.a;
-    columns->b[i] = e.b;
-    columns->c[i] = e.c;
-    columns->g[i] = r->ms[c->m].g;
-    columns->p[i] = (int16_t)r->ms[c->m].p;
+/* ns of the event; generations overlap by some ticks, which must not show. */
+static inline int64_t event_time(trace_reader *r, uint64_t ticks) {
+    int64_t ns = to_ns(&r->clock, ticks);
+    if (ns < r->last_ns) ns = r->last_ns;
+    return r->last_ns = ns;
+}
+
+static inline void put(trace_reader *r, const struct trace_cursor *c, const struct columns_of_event *e,
+                       const trace_columns *columns, int64_t i) {
+    const struct trace_m *m = &r->ms[c->m];
+    columns->time[i] = event_time(r, c->ticks);
+    columns->a[i] = e->a;
+    columns->b[i] = e->b;
+    columns->c[i] = e->c;
+    columns->g[i] = m->g;
+    columns->p[i] = (int16_t)m->p;
     columns->kind[i] = specs[c->type].kind;
-    return status;
 }
 
 /* ---- reading events ---- */
@@ -335,8 +341,7 @@ static int read_head(trace_reader *r, struct trace_cursor *c, int *more) {
     if (c->p == c->end && !(*more = next_batch(r, c))) return PYMEM_OK;
     const uint8_t *start = c->p;
     c->type = *start;
-    if (c->type >= sizeof specs / sizeof *specs || specs[c->type].num_args == NOT_TIMED)
-        return unknown_event(r, offset_of(r, start), c->type);
+    if (specs[c->type].num_args == NOT_TIMED) return unknown_event(r, offset_of(r, start), c->type);
     uint64_t delta;
     struct trace_bytes b = {start + 1, c->end};
     if (c->end - start > TRACE_MAX_VARINT + 8)
@@ -380,80 +385,142 @@ static int take_event(trace_reader *r, struct trace_cursor *c, const trace_colum
     if (spec->kind != NOT_A_KIND) {
         r->info.counts[spec->kind]++;
         if (r->kind_mask >> spec->kind & 1) {
-            status = put(r, c, args, columns, *count);
+            struct columns_of_event e = {0, 0, 0};
+            status = describe(r, c, args, &e);
             if (status != PYMEM_OK) return status;
-            ++*count;
+            put(r, c, &e, columns, (*count)++);
         }
     }
     r->info.events++;
-    return spec->schedules ? schedule(r, c, args) : PYMEM_OK;
+    return spec->role == SCHEDULES ? schedule(r, c, args) : PYMEM_OK;
 }
 
-/* ---- the merge ---- */
+/* ---- the heap ---- */
 
-static int before(const struct trace_cursor *a, const struct trace_cursor *b) {
-    return a->ticks < b->ticks || (a->ticks == b->ticks && a->order < b->order);
+static int before(const struct trace_turn *a, const struct trace_turn *b) {
+    return a->ticks < b->ticks || (a->ticks == b->ticks && a->cursor < b->cursor);
 }
 
-static void sift_down(trace_reader *r, uint32_t i) {
-    struct trace_cursor **heap = r->heap;
-    struct trace_cursor *moved = heap[i];
-    for (uint32_t child; (child = 2 * i + 1) < r->num_heap; i = child) {
-        if (child + 1 < r->num_heap && before(heap[child + 1], heap[child])) child++;
-        if (!before(heap[child], moved)) break;
+static void sift_down(struct trace_turn *heap, uint32_t n, uint32_t i) {
+    struct trace_turn moved = heap[i];
+    for (uint32_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && before(&heap[child + 1], &heap[child])) child++;
+        if (!before(&heap[child], &moved)) break;
         heap[i] = heap[child];
     }
     heap[i] = moved;
+}
+
+/* Up to and with these ticks heap[0] comes before all others. */
+static uint64_t end_of_run(const struct trace_turn *heap, uint32_t n) {
+    if (n < 2) return UINT64_MAX;
+    const struct trace_turn *other = n > 2 && before(&heap[2], &heap[1]) ? &heap[2] : &heap[1];
+    return other->ticks - (other->cursor < heap[0].cursor); /* at equal ticks it would not be the first */
 }
 
 /* The first event of each M of the generation. */
 static int fill_cursors(trace_reader *r) {
     for (uint32_t i = 0; i < r->num_gen_ms; i++) {
         struct trace_cursor *c = &r->cursors[i];
-        *c = (struct trace_cursor){.m = r->gen_ms[i], .batch = r->ms[r->gen_ms[i]].first_batch, .order = i};
+        *c = (struct trace_cursor){.m = r->gen_ms[i], .batch = r->ms[r->gen_ms[i]].first_batch};
         int more;
         int status = read_head(r, c, &more);
         if (status != PYMEM_OK) return status;
-        r->heap[r->num_heap++] = c;
+        r->heap[i] = (struct trace_turn){c->ticks, i};
     }
+    r->num_heap = r->num_gen_ms;
     return PYMEM_OK;
 }
 
 int trace_start_merge(trace_reader *r) {
     uint32_t need = r->num_gen_ms;
-    if (need > r->cap_cursors) {
-        free(r->heap);
-        r->heap = malloc(need * sizeof *r->heap);
-        if (r->heap == NULL) return trace_no_memory(r);
-        int status = trace_grow(r, (void **)&r->cursors, &r->cap_cursors, need, sizeof *r->cursors);
-        if (status != PYMEM_OK) return status;
-    }
-    int status = fill_cursors(r);
+    int status = trace_grow(r, (void **)&r->heap, &r->cap_heap, need, sizeof *r->heap);
+    if (status == PYMEM_OK)
+        status = trace_grow(r, (void **)&r->cursors, &r->cap_cursors, need, sizeof *r->cursors);
+    if (status == PYMEM_OK) status = fill_cursors(r);
     for (uint32_t i = r->num_heap / 2; status == PYMEM_OK && i-- > 0;)
-        sift_down(r, i);
+        sift_down(r->heap, r->num_heap, i);
     return status;
 }
 
-/* The M whose event comes next after those of heap[0], NULL if there is no other. */
-static const struct trace_cursor *runner_up(const trace_reader *r) {
-    if (r->num_heap < 2) return NULL;
-    if (r->num_heap > 2 && before(r->heap[2], r->heap[1])) return r->heap[2];
-    return r->heap[1];
+/* ---- the objects' events, most of any trace ---- */
+
+/* What the loop below needs of the reader. It works on a copy of its own, since the compiler must take each byte written
+ * to the kind column for a change of anything it has only an address of. */
+struct common {
+    trace_columns out;
+    struct trace_clock clock;
+    uint64_t min_heap_addr, heap_align, kind_mask;
+    int64_t count, last_ns;
+    uint64_t counts[3]; /* of the common kinds, which are 0 to 2 */
+};
+
+static inline void put_common(trace_reader *r, struct common *s, const struct trace_cursor *c, uint64_t id,
+                              uint64_t type) {
+    int64_t i = s->count++;
+    int64_t ns = to_ns(&s->clock, c->ticks);
+    s->last_ns = ns > s->last_ns ? ns : s->last_ns;
+    s->out.time[i] = s->last_ns;
+    s->out.a[i] = s->min_heap_addr + id * s->heap_align;
+    s->out.b[i] = type_index(r, type);
+    s->out.c[i] = 0;
+    s->out.g[i] = r->ms[c->m].g;
+    s->out.p[i] = (int16_t)r->ms[c->m].p;
+    s->out.kind[i] = specs[c->type].kind;
 }
 
-/* The events of heap[0] for as long as they come first. *more: 0 where it has none left. */
-static int take_run(trace_reader *r, const trace_columns *columns, int64_t capacity, int64_t *count, int64_t *budget,
-                    int *more) {
-    struct trace_cursor *c = r->heap[0];
-    const struct trace_cursor *other = runner_up(r);
-    int status;
-    do {
-        status = take_event(r, c, columns, count);
-        if (status == PYMEM_OK) status = read_head(r, c, more);
-        --*budget;
-    } while (status == PYMEM_OK && *more && *count < capacity && *budget > 0 && (other == NULL || before(c, other)));
-    return status;
+/* Takes the cursor's event if it is a common one with room behind it to read without a look at the bounds, and reads the
+ * head of the next: what take_event and read_head do. 0, with nothing done: anything else, a damaged event too. */
+static inline int take_common(trace_reader *r, struct common *s, struct trace_cursor *c) {
+    if (specs[c->type].role != COMMON || c->end - c->p <= FAST_ROOM) return 0;
+    uint64_t id, type = 0, delta;
+    const uint8_t *p = trace_uvarint_fast(c->p, &id);
+    if (p != NULL && c->type != EV_HEAP_OBJECT_FREE) p = trace_uvarint_fast(p, &type);
+    const uint8_t *next = p == NULL ? NULL : trace_uvarint_fast(p + 1, &delta);
+    if (next == NULL || delta > UINT64_MAX - c->ticks || specs[*p].num_args == NOT_TIMED) return 0;
+    uint8_t kind = specs[c->type].kind;
+    if (s->kind_mask >> kind & 1) put_common(r, s, c, id, type);
+    s->counts[kind]++;
+    c->type = *p;
+    c->p = next;
+    c->ticks += delta;
+    return 1;
 }
+
+/* Takes at most most common events of whichever M's turn it is, up to the first other event; returns how many. */
+static int64_t merge_common(trace_reader *r, struct common *outside, int64_t most) {
+    struct common s = *outside;
+    int64_t taken = 0;
+    for (int stuck = 0; !stuck && taken < most;) {
+        struct trace_cursor c = r->cursors[r->heap[0].cursor];
+        uint64_t end = end_of_run(r->heap, r->num_heap);
+        while (!stuck && taken < most && c.ticks <= end) {
+            stuck = !take_common(r, &s, &c);
+            taken += !stuck;
+        }
+        r->cursors[r->heap[0].cursor] = c;
+        r->heap[0].ticks = c.ticks;
+        sift_down(r->heap, r->num_heap, 0);
+    }
+    *outside = s;
+    return taken;
+}
+
+/* The common events that come next, into the columns; returns how many were decoded. */
+static int64_t take_commons(trace_reader *r, const trace_columns *columns, int64_t *count, int64_t most) {
+    if (specs[r->cursors[r->heap[0].cursor].type].role != COMMON) return 0;
+    struct common s = {*columns, r->clock, r->info.min_heap_addr, r->info.heap_align, r->kind_mask, *count, r->last_ns,
+                       {0}};
+    int64_t taken = merge_common(r, &s, most);
+    *count = s.count;
+    r->last_ns = s.last_ns;
+    r->info.events += (uint64_t)taken;
+    for (int kind = 0; kind < 3; kind++)
+        r->info.counts[kind] += s.counts[kind];
+    return taken;
+}
+
+/* ---- the merge ---- */
 
 static void end_generation(trace_reader *r) {
     for (uint32_t i = 0; i < r->num_gen_ms; i++) {
@@ -462,14 +529,29 @@ static void end_generation(trace_reader *r) {
     }
 }
 
+/* The one event that comes next, whatever it is. */
+static int take_any(trace_reader *r, const trace_columns *columns, int64_t *count) {
+    struct trace_cursor *c = &r->cursors[r->heap[0].cursor];
+    int more;
+    int status = take_event(r, c, columns, count);
+    if (status == PYMEM_OK) status = read_head(r, c, &more);
+    if (status != PYMEM_OK) return status;
+    r->heap[0].ticks = c->ticks;
+    if (!more) r->heap[0] = r->heap[--r->num_heap];
+    if (r->num_heap > 0) sift_down(r->heap, r->num_heap, 0);
+    if (r->num_heap == 0) end_generation(r);
+    return PYMEM_OK;
+}
+
 int trace_merge(trace_reader *r, const trace_columns *columns, int64_t capacity, int64_t *count, int64_t *budget) {
     while (r->num_heap > 0 && *count < capacity && *budget > 0) {
-        int more;
-        int status = take_run(r, columns, capacity, count, budget, &more);
+        int64_t room = capacity - *count;
+        int64_t taken = take_commons(r, columns, count, room < *budget ? room : *budget);
+        *budget -= taken;
+        if (taken > 0) continue;
+        int status = take_any(r, columns, count);
         if (status != PYMEM_OK) return status;
-        if (!more) r->heap[0] = r->heap[--r->num_heap];
-        if (r->num_heap > 0) sift_down(r, 0);
-        if (r->num_heap == 0) end_generation(r);
+        --*budget;
     }
     return PYMEM_OK;
 }

@@ -25,6 +25,7 @@ enum {
     TRACE_NONE = 0xffffffff,   /* end of a chain of batches; not in a map */
     TRACE_MAX_THREADS = 1 << 20,
     TRACE_MAX_P = 32767,       /* the p column is 16 bits */
+    TRACE_SMALL_TYPES = 4096,  /* type ids below this are looked up without a map; Go counts them from 1 */
     TRACE_MESSAGE_SIZE = 320
 };
 
@@ -64,9 +65,14 @@ struct trace_cursor {
     const uint8_t *end; /* of the batch */
     uint64_t ticks;     /* time of the event */
     uint32_t m;         /* index into ms */
-    uint32_t batch;     /* batch it is in */
-    uint32_t order;     /* place among the generation's Ms: decides between equal times */
+    uint32_t batch;     /* batch that comes after this one */
     uint8_t type;       /* of the event */
+};
+
+/* An M in the merge's heap. Equal times are decided by the Ms' order of appearance in the generation. */
+struct trace_turn {
+    uint64_t ticks;  /* as the cursor's, but for the cursor that is being read */
+    uint32_t cursor; /* index into cursors, which are in that order */
 };
 
 /* A string of this generation. index is its place in the strings handed out, TRACE_NONE until it is needed. */
@@ -101,14 +107,15 @@ struct trace_reader {
     uint32_t first_stacks, last_stacks; /* chain of its stack batches */
     struct trace_cursor *cursors;       /* one for each M with events */
     uint32_t num_cursors, cap_cursors;
-    struct trace_cursor **heap; /* cursors with events left, a min-heap by (ticks, order) */
-    uint32_t num_heap;
+    struct trace_turn *heap; /* Ms with events left, a min-heap by (ticks, cursor) */
+    uint32_t num_heap, cap_heap;
     uint32_t *gen_ms; /* Ms with events, in order of appearance: indices into ms */
     uint32_t num_gen_ms, cap_gen_ms;
     struct trace_map string_ids; /* string id -> index into texts */
     struct trace_text *texts;
     uint32_t num_texts, cap_texts;
     struct trace_map type_ids;   /* type id -> index into types */
+    uint32_t small_types[TRACE_SMALL_TYPES]; /* the same for small ids, TRACE_NONE for none */
     struct trace_map gc_stacks;  /* ids of stacks with runtime.GC in them */
 
     /* The whole trace. */

@@ -185,6 +185,7 @@ static int read_types(trace_reader *r, struct trace_bytes b) {
         int status = merge_type(r, &type, &index);
         if (status == PYMEM_OK) status = trace_map_put(r, &r->type_ids, v[0], index);
         if (status != PYMEM_OK) return status;
+        if (v[0] < TRACE_SMALL_TYPES && r->small_types[v[0]] == TRACE_NONE) r->small_types[v[0]] = index;
     }
     return PYMEM_OK;
 }

@@ -27,7 +27,7 @@ from pymem.errors import ClosedError, TraceError
 __all__ = ["EventBatch", "EventKind", "Trace", "TraceInfo", "TraceReader", "TypeInfo", "read_trace"]
 
 # Events a batch of read_trace has: enough that the calls cost nothing, small enough to stay in the cache.
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14
 
 
 class EventKind(IntEnum):
@@ -224,7 +224,7 @@ class TraceReader:
         kinds: Iterable[EventKind | int] | None = None,
     ) -> None:
         self._reader = ffi.NULL
-        mask = _kind_mask(kinds)
+        self._mask = _kind_mask(kinds)
         if isinstance(source, bytes | bytearray | memoryview):
             self.name = "<bytes>"
             self._buffer: Any = source
@@ -232,14 +232,19 @@ class TraceReader:
             self.name = os.fspath(source)
             self._buffer = _open_buffer(source)
         self._data = ffi.from_buffer("uint8_t[]", self._buffer)
-        out = ffi.new("trace_reader **")
-        status = lib.trace_open(self._data, len(self._data), mask, out)
-        self._reader = out[0]
         try:
-            self._check(status)
+            self._begin(self._mask)
         except BaseException:
             self.close()
             raise
+
+    def _begin(self, mask: int) -> None:
+        """Start at the file's beginning, selecting the kinds of `mask`."""
+        lib.trace_close(self._reader)
+        out = ffi.new("trace_reader **")
+        status = lib.trace_open(self._data, len(self._data), mask, out)
+        self._reader = out[0]
+        self._check(status)
 
     def __enter__(self) -> Self:
         return self
@@ -272,7 +277,7 @@ class TraceReader:
             raise ValueError(f"a batch has at least one event, not {size}")
         done = False
         while not done:
-            arrays = {name: np.empty(size, dtype) for name, dtype in _DTYPES.items()}
+            arrays = _empty_columns(size)
             count, done, status = self._fill(arrays, size)
             if count:
                 yield EventBatch(**{name: array[:count] for name, array in arrays.items()})
@@ -319,6 +324,20 @@ class TraceReader:
             _text(lib.trace_get_string(self._reader, i, length), length[0]) for i in range(raw.num_strings)
         )
 
+    def _count(self) -> int:
+        """Decode the whole trace to count the selected events, and go back to the beginning.
+
+        A fifth of the time of reading; in return each column is allocated once, at its final length.
+        """
+        self._begin(0)
+        buffers, done = _empty_columns(1), False
+        while not done:
+            _, done, status = self._fill(buffers, 1)
+            self._check(status)
+        counts = self.info.counts
+        self._begin(self._mask)
+        return sum(count for kind, count in counts.items() if self._mask >> kind & 1)
+
     def _open_reader(self) -> Any:
         if self._reader == ffi.NULL:
             raise ClosedError(f"{self.name}: this reader was closed; open the trace again")
@@ -352,17 +371,41 @@ def _text(pointer: Any, length: int) -> str:
     return bytes(ffi.buffer(pointer, length)).decode("utf-8", "replace")
 
 
-def _narrow(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A copy in the smallest type of the same sign that holds every value; times and addresses stay 64 bits."""
-    if name in ("time", "a", "kind"):
-        return array.copy()
-    low, high = int(array.min()), int(array.max())
-    signed = array.dtype.kind == "i"
-    for bits in (8, 16, 32):
-        info = np.iinfo(f"{'int' if signed else 'uint'}{bits}")
-        if info.min <= low and high <= info.max:
-            return array.astype(info.dtype)
-    return array.copy()
+def _empty_columns(size: int) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of trace_columns in one block: the allocator hands it out again without asking the system for pages."""
+    offsets = np.cumsum([0, *(np.dtype(dtype).itemsize * size for dtype in _DTYPES.values())])
+    block = np.empty(offsets[-1], np.uint8)
+    return {
+        name: block[offsets[i] : offsets[i + 1]].view(dtype) for i, (name, dtype) in enumerate(_DTYPES.items())
+    }
+
+
+class _Columns:
+    """Columns of a known length that are filled from the front and widen when a value asks for it."""
+
+    def __init__(self, length: int) -> None:
+        narrow = {"b": np.uint8, "c": np.uint8, "g": np.int8, "p": np.int8}
+        self._length = length
+        self._filled = 0
+        self.arrays = {name: np.empty(length, narrow.get(name, dtype)) for name, dtype in _DTYPES.items()}
+
+    def append(self, chunk: dict[str, npt.NDArray[Any]], count: int) -> None:
+        start, end = self._filled, self._filled + count
+        for name, values in chunk.items():
+            self._make_room(name, values[:count])
+            self.arrays[name][start:end] = values[:count]
+        self._filled = end
+
+    def _make_room(self, name: str, values: npt.NDArray[Any]) -> None:
+        old = self.arrays[name]
+        if old.dtype == values.dtype:
+            return
+        info = np.iinfo(old.dtype)
+        while values.max() > info.max or values.min() < info.min:
+            info = np.iinfo(f"{info.kind}{info.dtype.itemsize * 2}")
+        if info.dtype != old.dtype:
+            self.arrays[name] = np.empty(self._length, info.dtype)
+            self.arrays[name][: self._filled] = old[: self._filled]
 
 
 def read_trace(
@@ -376,21 +419,12 @@ def read_trace(
     the middle, as a killed program leaves it, is read as far as it goes, with `info.incomplete` set. Raises
     `OSError` where the file cannot be opened, `TraceError` where it is no execution trace or damaged.
     """
-    chunks: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _DTYPES}
-    buffers = {name: np.empty(_CHUNK, dtype) for name, dtype in _DTYPES.items()}
     with TraceReader(source, kinds=kinds) as reader:
-        done = False
+        columns = _Columns(reader._count())
+        buffers, done = _empty_columns(_CHUNK), False
         while not done:
             count, done, status = reader._fill(buffers, _CHUNK)
             reader._check(status)
-            for name, array in buffers.items():
-                if count:
-                    chunks[name].append(_narrow(name, array[:count]))
-        columns = {name: _join(chunks, name) for name in _DTYPES}
-        return Trace(**columns, types=reader.types, strings=reader.strings, info=reader.info)
-
-
-def _join(chunks: dict[str, list[npt.NDArray[Any]]], name: str) -> npt.NDArray[Any]:
-    """One column of all chunks, which are given up one column at a time so that the peak stays low."""
-    parts = chunks.pop(name)
-    return np.concatenate(parts) if parts else np.empty(0, _DTYPES[name])
+            if count:
+                columns.append(buffers, count)
+        return Trace(**columns.arrays, types=reader.types, strings=reader.strings, info=reader.info)
