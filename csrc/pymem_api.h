@@ -14,6 +14,170 @@ enum pymem_status {
     PYMEM_EFORMAT   /* input that does not follow its format */
 };
 
+/* ---- sizes that are Go's ---- */
+enum pymem_constants {
+    PYMEM_PAGE_SIZE = 8192,
+    PYMEM_NUM_SIZE_CLASSES = 68,
+    PYMEM_NUM_SPAN_CLASSES = 136,
+    PYMEM_MAX_SMALL_SIZE = 32768,
+    PYMEM_NO_PROC = -1 /* the thread holds no P: early start, or the guts of a system call */
+};
+
+enum pymem_span_kind { PYMEM_SPAN_HEAP = 0, PYMEM_SPAN_STACK = 1, PYMEM_SPAN_WORKBUF = 2, PYMEM_SPAN_OTHER = 3 };
+
+/* sysStat of off-heap memory, as MemStats reports it. */
+enum pymem_stat {
+    PYMEM_STAT_NONE = 0,
+    PYMEM_STAT_HEAP_RELEASED = 1,
+    PYMEM_STAT_STACKS_SYS = 2,
+    PYMEM_STAT_MSPAN_SYS = 3,
+    PYMEM_STAT_MCACHE_SYS = 4,
+    PYMEM_STAT_BUCKHASH_SYS = 5,
+    PYMEM_STAT_GC_MISC_SYS = 6,
+    PYMEM_STAT_OTHER_SYS = 7,
+    PYMEM_NUM_STATS = 8
+};
+
+typedef struct pymem_heap pymem_heap;
+
+typedef struct {
+    uint64_t arena_base;     /* address of the first arena; a multiple of 64 MB */
+    uint64_t address_space;  /* bytes that may be mapped for the heap before ELIMIT */
+    uint32_t padding_pages;  /* pages kept free of objects at the front of the first chunk: Go's random base */
+    uint32_t reserved;
+} pymem_config;
+
+/* ---- a heap's life ---- */
+int pymem_heap_new(const pymem_config *config, pymem_heap **out);
+void pymem_heap_free(pymem_heap *h);
+const char *pymem_heap_message(const pymem_heap *h); /* the sentence of the last error; valid until the next call */
+void pymem_fault_after(pymem_heap *h, int64_t n);    /* make the n-th allocation from now fail, and all later ones; < 0: never */
+uint64_t pymem_metadata_bytes(const pymem_heap *h);  /* bytes that the emulator itself holds for this heap */
+int pymem_heap_check(pymem_heap *h);                 /* walk everything; ETHROW with a sentence at the first broken invariant */
+
+/* ---- processors: an mcache, a page cache and a stack cache each ---- */
+int pymem_proc_new(pymem_heap *h, int32_t *id);
+int pymem_proc_destroy(pymem_heap *h, int32_t id);
+
+/* ---- allocation ---- */
+int pymem_malloc(pymem_heap *h, int32_t proc, uint64_t size, int noscan, uint32_t type, uint64_t *addr);
+/* n objects of one size. *done counts those placed, also after an error. */
+int pymem_malloc_same(pymem_heap *h, int32_t proc, uint64_t size, int noscan, uint32_t type, uint64_t n, uint64_t *addrs,
+                      uint64_t *done);
+/* n objects, each with its size; noscan and types may be NULL (then noscan_all, and type 0). */
+int pymem_malloc_each(pymem_heap *h, int32_t proc, const uint64_t *sizes, const uint8_t *noscan, int noscan_all,
+                      const uint32_t *types, uint64_t n, uint64_t *addrs, uint64_t *done);
+
+/* ---- goroutine stacks and other manual spans ---- */
+int pymem_stack_alloc(pymem_heap *h, int32_t proc, uint64_t n, int cached, uint64_t *addr);
+int pymem_stack_free(pymem_heap *h, int32_t proc, uint64_t addr, uint64_t n, int cached);
+int pymem_manual_alloc(pymem_heap *h, int32_t proc, uint64_t npages, int kind, uint64_t *addr);
+int pymem_manual_free(pymem_heap *h, int32_t proc, uint64_t addr);
+
+/* ---- collections by record: who died is said, not found ---- */
+int pymem_mark_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n, uint64_t *done);
+int pymem_gc_begin(pymem_heap *h, int32_t proc); /* finish the last sweep; stacks and workbufs are held back from now on */
+int pymem_gc_mark_record(pymem_heap *h);         /* mark = allocated and not dead */
+int pymem_gc_flip(pymem_heap *h);                /* sweepgen += 2: everything is unswept */
+int pymem_gc_end(pymem_heap *h, int32_t proc, int forced); /* stack spans held back go to the heap; counts the cycle */
+int pymem_flush(pymem_heap *h, int32_t proc);    /* the proc gives back its spans, its tiny block and its stacks */
+int pymem_sweep_one(pymem_heap *h, int32_t proc, uint64_t *base); /* base of the span swept, 0 when none is left */
+int pymem_sweep_span(pymem_heap *h, int32_t proc, uint64_t base); /* sweep this one out of turn */
+int pymem_sweep_all(pymem_heap *h, int32_t proc, uint64_t *spans);
+int pymem_pace_sweeper(pymem_heap *h, uint64_t trigger); /* sweep in proportion to allocation up to this heapLive */
+
+/* ---- memory outside the heap that MemStats counts ---- */
+int pymem_persistent_alloc(pymem_heap *h, int32_t proc, uint64_t size, uint64_t align, int stat);
+int pymem_sys_account(pymem_heap *h, int stat, int64_t bytes);
+int pymem_page_cache_flush(pymem_heap *h, int32_t proc);
+
+/* ---- MemStats ---- */
+typedef struct {
+    uint64_t alloc, total_alloc, sys, lookups, mallocs, frees;
+    uint64_t heap_alloc, heap_sys, heap_idle, heap_inuse, heap_released, heap_objects;
+    uint64_t stack_inuse, stack_sys, mspan_inuse, mspan_sys, mcache_inuse, mcache_sys;
+    uint64_t buck_hash_sys, gc_sys, other_sys, next_gc;
+    uint64_t num_gc, num_forced_gc;
+    uint64_t heap_live; /* the pacer's view: cached spans count as full. Not in Go's MemStats */
+    uint64_t by_size_mallocs[68], by_size_frees[68];
+} pymem_mem_stats;
+int pymem_read_mem_stats(pymem_heap *h, int flush, pymem_mem_stats *out); /* flush: as ReadMemStats does, all caches first */
+int pymem_set_goal(pymem_heap *h, uint64_t gc_goal, uint64_t memory_limit, uint64_t heap_marked); /* UINT64_MAX: GOGC=off */
+
+/* ---- looking inside ---- */
+typedef struct {
+    uint64_t base, npages, elem_size;
+    uint32_t nelems, alloc_count, freeindex, sweepgen;
+    uint8_t span_class, state, kind, cached; /* state: 1 in use (objects), 2 manual; cached: held by an mcache */
+    uint8_t pad[4];
+} pymem_span_info;
+typedef struct {
+    uint64_t addr, base, size; /* the object's address, its span's base, its slot's size */
+    uint32_t type, index;
+    uint8_t span_class, noscan, tiny, pad[5];
+} pymem_object_info;
+int pymem_spans(pymem_heap *h, uint64_t from_addr, pymem_span_info *out, uint64_t cap, uint64_t *n); /* in address order */
+int pymem_span_of(pymem_heap *h, uint64_t addr, pymem_span_info *out);
+int pymem_object_at(pymem_heap *h, uint64_t addr, pymem_object_info *out);
+int pymem_objects(pymem_heap *h, uint64_t span_base, uint64_t *addrs, uint32_t *types, uint32_t *n); /* room for 1024 */
+int pymem_page_states(pymem_heap *h, uint64_t from_page, uint8_t *out, uint64_t cap, uint64_t *n);
+/* page states: bit 0 allocated, bit 1 scavenged, bit 2 in a page cache, bit 3 padding */
+void pymem_size_class(int sizeclass, uint32_t *size, uint32_t *npages, uint32_t *nelems_scan, uint32_t *nelems_noscan);
+int pymem_size_to_class(uint64_t size);
+uint64_t pymem_heap_bounds(const pymem_heap *h, uint64_t *base); /* bytes mapped from *base on */
+
+/* ---- replay: columns of events, run on a heap ---- */
+
+enum pymem_event {
+    PYMEM_EV_ALLOC = 1,         /* object: its handle; size: bytes asked for; flags: noscan; type. expect: its address */
+    PYMEM_EV_DEATH = 2,         /* object: handle; unreachable from now on, freed by the next cycle that marks */
+    PYMEM_EV_STACK_ALLOC = 3,   /* object: handle; size: bytes; flags: through the proc's stock. expect: its address */
+    PYMEM_EV_STACK_FREE = 4,    /* object: handle; size, flags as above */
+    PYMEM_EV_MANUAL_ALLOC = 5,  /* object: handle; size: pages; flags: enum pymem_span_kind. expect: its address */
+    PYMEM_EV_MANUAL_FREE = 6,   /* object: handle */
+    PYMEM_EV_FLUSH = 7,         /* proc gives back its spans and its tiny block */
+    PYMEM_EV_STACK_CLEAR = 8,   /* proc gives back its stacks */
+    PYMEM_EV_GC_PHASE = 9,      /* size: 0 off, else marking */
+    PYMEM_EV_SWEEP_DONE = 10,   /* all is swept: a cycle may begin */
+    PYMEM_EV_FLIP = 11,         /* mark by record, then everything is unswept */
+    PYMEM_EV_SWEEP = 12,        /* the next span in turn. expect: its base */
+    PYMEM_EV_SWEEP_IN = 13,     /* expect: base of a span that the next EV_ALLOC of this proc sweeps on its way */
+    PYMEM_EV_GC_END = 14,       /* flags: forced */
+    PYMEM_EV_STACK_SPANS = 15,  /* stack spans held back during marking go to the heap */
+    PYMEM_EV_PROC_NEW = 16,
+    PYMEM_EV_PROC_DESTROY = 17, /* proc */
+    PYMEM_EV_PERSISTENT = 18,   /* size; object: alignment; flags: enum pymem_stat */
+    PYMEM_EV_SYS = 19,          /* size: bytes, two's complement; flags: enum pymem_stat */
+    PYMEM_EV_PAGES_FLUSH = 20,  /* proc gives back its page cache */
+    PYMEM_EV_SCAVENGE = 21,     /* object: first page's address; size: pages; flags: 0 taken out, 1 put back scavenged */
+    PYMEM_EV_GOAL = 22,         /* object: heapLive goal by GOGC; size: bytes marked last */
+    PYMEM_EV_SPAN = 23,         /* nothing to do. expect: base of a span of size pages, class flags, kind type */
+    PYMEM_EV_STATS = 24,        /* stop: the recording has MemStats here */
+    PYMEM_EV_SWEEP_ALL = 25,    /* finish the sweep */
+    PYMEM_NUM_EVENTS = 26
+};
+
+/* Columns of equal length n. expect may be NULL (then nothing is compared); 0 in it: nothing is known. */
+typedef struct {
+    const uint8_t *kind, *flags;
+    const int16_t *proc;
+    const uint32_t *type;
+    const uint64_t *object, *size, *expect;
+    uint64_t n;
+} pymem_columns;
+
+typedef struct { uint64_t row, got, want; uint32_t kind, pad; } pymem_miss;
+
+typedef struct pymem_replay pymem_replay;
+/* follow: sweeps happen where the record says; else in turn, and EV_SWEEP only compares. */
+int pymem_replay_new(pymem_heap *h, int follow, pymem_replay **out);
+void pymem_replay_free(pymem_replay *r);
+/* Runs rows from *row on; returns at the end, at EV_STATS (*row is then the row after it), or at an error. */
+int pymem_replay_run(pymem_replay *r, const pymem_columns *columns, uint64_t *row, int *stopped);
+void pymem_replay_counts(const pymem_replay *r, uint64_t *events, uint64_t *compared, uint64_t *matched); /* each [PYMEM_NUM_EVENTS] */
+uint64_t pymem_replay_misses(const pymem_replay *r, pymem_miss *out, uint64_t cap); /* the first ones */
+int pymem_replay_addresses(const pymem_replay *r, uint64_t first, uint64_t n, uint64_t *out); /* of handles; 0: none */
+
 /* ---- trace reader ------------------------------------------------------
  *
  * Reads a Go execution trace (Go 1.22 to 1.27) out of one block of memory, usually a mapped file, and hands

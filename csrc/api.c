@@ -1,0 +1,443 @@
+/* The gate: every call from Python enters here, and here alone arguments are doubted. A heap has one owner at a time;
+ * a second thread that comes in meanwhile is turned away rather than made to wait. */
+#include <stdlib.h>
+#include <string.h>
+#include "internal.h"
+
+#ifndef PYMEM_CHECK
+#define PYMEM_CHECK 0
+#endif
+
+typedef unsigned long long ull;
+
+/* ---- coming in and going out ---- */
+
+static int enter(pymem_heap *h) {
+    if (!h) return PYMEM_EINVAL;
+    if (atomic_flag_test_and_set_explicit(&h->busy, memory_order_acquire)) return PYMEM_EBUSY;
+    return PYMEM_OK;
+}
+
+/* After a good call, and after one that ran out of memory, the heap must be whole. */
+static int leave(pymem_heap *h, int rc) {
+    if (PYMEM_CHECK && (rc == PYMEM_OK || rc == PYMEM_ENOMEM)) {
+        char sentence[sizeof h->message];
+        memcpy(sentence, h->message, sizeof sentence);
+        int check = PYMEM_CHECK > 1 ? heap_check(h) : heap_check_cheap(h);
+        if (check) rc = check;
+        else memcpy(h->message, sentence, sizeof sentence);
+    }
+    atomic_flag_clear_explicit(&h->busy, memory_order_release);
+    return rc;
+}
+
+#define ENTER(h)                                                                                                       \
+    do {                                                                                                               \
+        int entered = enter(h);                                                                                        \
+        if (entered) return entered;                                                                                   \
+    } while (0)
+
+/* The proc, its caches fresh: whoever runs on it after the cycle turned flushes it first. Go: acquirep */
+static int get_proc(pymem_heap *h, int32_t id, bool mallocs, proc **out) {
+    if (id < PYMEM_NO_PROC || id >= h->nprocs || (id >= 0 && !h->procs[id]))
+        return fail(h, PYMEM_EINVAL, "there is no processor %d", id);
+    *out = id == PYMEM_NO_PROC ? &h->no_p : h->procs[id];
+    if (!mallocs) return PYMEM_OK;
+    if (!(*out)->cache) return fail(h, PYMEM_EINVAL, "objects are allocated on a processor; this thread has none");
+    return (*out)->flush_gen == h->sweepgen ? PYMEM_OK : proc_prepare(h, *out);
+}
+
+/* ---- a heap's life ---- */
+
+static int birth(pymem_heap *h) {
+    h->faults = -1;
+    h->sweep_done = true;
+    h->gc_goal = UINT64_MAX;
+    h->memory_limit = INT64_MAX;
+    h->padding = h->config.padding_pages;
+    account_birth(h);
+    h->mcache0 = mcache_new(h);
+    h->no_p.cache = h->mcache0;
+    return h->mcache0 ? PYMEM_OK : PYMEM_ENOMEM;
+}
+
+int pymem_heap_new(const pymem_config *config, pymem_heap **out) {
+    const uint64_t arena = (uint64_t)ARENA_PAGES << PAGE_SHIFT;
+    *out = NULL;
+    if (config->arena_base % arena || config->arena_base >= 1ull << 47 || config->padding_pages >= ARENA_PAGES ||
+        config->address_space > 1ull << 46)
+        return PYMEM_EINVAL;
+    pymem_heap *h = calloc(1, sizeof *h);
+    if (!h) return PYMEM_ENOMEM;
+    h->config = *config;
+    h->real_bytes = sizeof *h;
+    atomic_flag_clear(&h->busy);
+    if (birth(h)) {
+        pymem_heap_free(h);
+        return PYMEM_ENOMEM;
+    }
+    *out = h;
+    return PYMEM_OK;
+}
+
+void pymem_heap_free(pymem_heap *h) {
+    if (!h) return;
+    for (int32_t i = 0; i < h->nprocs; i++) {
+        if (h->procs[i] && h->procs[i]->cache != h->mcache0) os_free(h, h->procs[i]->cache, sizeof(mcache));
+        os_free(h, h->procs[i], sizeof(proc));
+    }
+    os_free(h, h->procs, (size_t)h->cap_procs * sizeof *h->procs);
+    os_free(h, h->mcache0, sizeof(mcache));
+    mheap_release(h);
+    page_alloc_release(h);
+    gcbits_release(h);
+    free(h);
+}
+
+const char *pymem_heap_message(const pymem_heap *h) { return h->message; }
+void pymem_fault_after(pymem_heap *h, int64_t n) { h->faults = n; }
+uint64_t pymem_metadata_bytes(const pymem_heap *h) { return h->real_bytes; }
+
+int pymem_heap_check(pymem_heap *h) {
+    ENTER(h);
+    int rc = heap_check(h);
+    atomic_flag_clear_explicit(&h->busy, memory_order_release);
+    return rc;
+}
+
+/* ---- processors ---- */
+
+int pymem_proc_new(pymem_heap *h, int32_t *id) {
+    ENTER(h);
+    return leave(h, proc_new(h, id));
+}
+
+int pymem_proc_destroy(pymem_heap *h, int32_t id) {
+    ENTER(h);
+    proc *p;
+    int rc = get_proc(h, id, true, &p);
+    if (!rc && id == PYMEM_NO_PROC) rc = fail(h, PYMEM_EINVAL, "there is no processor -1");
+    return leave(h, rc ? rc : proc_destroy(h, id));
+}
+
+/* ---- allocation ---- */
+
+static int size_check(pymem_heap *h, uint64_t size) {
+    if (size == 0) return fail(h, PYMEM_EINVAL, "an object of 0 bytes has no place: Go gives all of them one address");
+    if (size > h->config.address_space)
+        return fail(h, PYMEM_ELIMIT, "an object of %llu bytes is larger than the address space of %llu", (ull)size,
+                    (ull)h->config.address_space);
+    return PYMEM_OK;
+}
+
+int pymem_malloc(pymem_heap *h, int32_t id, uint64_t size, int noscan, uint32_t type, uint64_t *addr) {
+    ENTER(h);
+    proc *p;
+    int rc = get_proc(h, id, true, &p);
+    if (!rc) rc = size_check(h, size);
+    return leave(h, rc ? rc : heap_malloc(h, p, size, noscan, type, addr));
+}
+
+int pymem_malloc_same(pymem_heap *h, int32_t id, uint64_t size, int noscan, uint32_t type, uint64_t n, uint64_t *addrs,
+                      uint64_t *done) {
+    ENTER(h);
+    proc *p;
+    *done = 0;
+    int rc = get_proc(h, id, true, &p);
+    if (!rc) rc = size_check(h, size);
+    return leave(h, rc ? rc : heap_malloc_same(h, p, size, noscan, type, n, addrs, done));
+}
+
+int pymem_malloc_each(pymem_heap *h, int32_t id, const uint64_t *sizes, const uint8_t *noscan, int noscan_all,
+                      const uint32_t *types, uint64_t n, uint64_t *addrs, uint64_t *done) {
+    ENTER(h);
+    proc *p;
+    *done = 0;
+    int rc = get_proc(h, id, true, &p);
+    for (uint64_t i = 0; i < n && !rc; i++) rc = size_check(h, sizes[i]);
+    return leave(h, rc ? rc : heap_malloc_each(h, p, sizes, noscan, noscan_all, types, n, addrs, done));
+}
+
+/* ---- stacks and manual spans ---- */
+
+static int stack_size_check(pymem_heap *h, uint64_t n) {
+    bool good = n >= FIXED_STACK && !(n & (n - 1)) && n <= 1ull << 30;
+    return good ? PYMEM_OK : fail(h, PYMEM_EINVAL, "a stack has a power of two bytes from 2 KB to 1 GB, not %llu", (ull)n);
+}
+
+int pymem_stack_alloc(pymem_heap *h, int32_t id, uint64_t n, int cached, uint64_t *addr) {
+    ENTER(h);
+    proc *p;
+    int rc = get_proc(h, id, false, &p);
+    if (!rc) rc = stack_size_check(h, n);
+    return leave(h, rc ? rc : stack_alloc(h, p, n, cached, addr));
+}
+
+int pymem_stack_free(pymem_heap *h, int32_t id, uint64_t addr, uint64_t n, int cached) {
+    ENTER(h);
+    proc *p;
+    int rc = get_proc(h, id, false, &p);
+    if (!rc) rc = stack_size_check(h, n);
+    return leave(h, rc ? rc : stack_free(h, p, addr, n, cached));
+}
+
+int pymem_manual_alloc(pymem_heap *h, int32_t id, uint64_t npages, int kind, uint64_t *addr) {
+    ENTER(h);
+    proc *p;
+    mspan *s;
+    int rc = get_proc(h, id, false, &p);
+    if (!rc && (npages == 0 || kind <= PYMEM_SPAN_HEAP || kind > PYMEM_SPAN_OTHER))
+        rc = fail(h, PYMEM_EINVAL, "a manual span has at least one page and a kind other than heap");
+    if (!rc) rc = mheap_alloc_span(h, p, npages, kind, 0, &s);
+    if (!rc) *addr = s->base;
+    return leave(h, rc);
+}
+
+int pymem_manual_free(pymem_heap *h, int32_t id, uint64_t addr) {
+    ENTER(h);
+    proc *p;
+    int rc = get_proc(h, id, false, &p);
+    mspan *s = mheap_span_of(h, addr);
+    bool good = s && s->base == addr && s->state == SPAN_MANUAL && !s->alloc_count && !s->nfree_stacks;
+    if (!rc && !good) rc = fail(h, PYMEM_EADDRESS, "no manual span begins at 0x%llx", (ull)addr);
+    if (!rc) mheap_free_span(h, p, s);
+    return leave(h, rc);
+}
+
+/* ---- collections ---- */
+
+/* All or none: a wrong address takes back the deaths declared before it. */
+int pymem_mark_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n, uint64_t *done) {
+    ENTER(h);
+    int rc = PYMEM_OK;
+    for (*done = 0; *done < n && !(rc = heap_declare_dead(h, addrs[*done])); ++*done) continue;
+    if (rc)
+        for (uint64_t i = *done; i-- > 0;) heap_undeclare_dead(h, addrs[i]);
+    return leave(h, rc);
+}
+
+int pymem_gc_begin(pymem_heap *h, int32_t id) {
+    ENTER(h);
+    proc *p;
+    int rc = get_proc(h, id, false, &p);
+    return leave(h, rc ? rc : gc_begin(h, p));
+}
+
+int pymem_gc_mark_record(pymem_heap *h) {
+    ENTER(h);
+    gc_mark_record(h);
+    return leave(h, PYMEM_OK);
+}
+
+int pymem_gc_flip(pymem_heap *h) {
+    ENTER(h);
+    if (!h->gc_running) return leave(h, fail(h, PYMEM_EINVAL, "gc_flip without gc_begin"));
+    gc_flip(h);
+    return leave(h, PYMEM_OK);
+}
+
+int pymem_gc_end(pymem_heap *h, int32_t id, int forced) {
+    ENTER(h);
+    proc *p;
+    int rc = get_proc(h, id, false, &p);
+    if (!rc) gc_end(h, p, forced);
+    return leave(h, rc);
+}
+
+int pymem_flush(pymem_heap *h, int32_t id) {
+    ENTER(h);
+    proc *p;
+    int rc = get_proc(h, id, false, &p);
+    if (!rc && p->cache) rc = proc_prepare(h, p);
+    return leave(h, rc);
+}
+
+int pymem_sweep_one(pymem_heap *h, int32_t id, uint64_t *base) {
+    ENTER(h);
+    proc *p;
+    mspan *s;
+    int rc = get_proc(h, id, false, &p);
+    return leave(h, rc ? rc : sweep_one(h, p, &s, base));
+}
+
+int pymem_sweep_span(pymem_heap *h, int32_t id, uint64_t base) {
+    ENTER(h);
+    proc *p;
+    bool freed;
+    int rc = get_proc(h, id, false, &p);
+    mspan *s = mheap_span_of(h, base);
+    if (!rc && (!s || s->base != base || !sweep_acquire(h, s)))
+        rc = fail(h, PYMEM_EADDRESS, "no unswept span begins at 0x%llx", (ull)base);
+    return leave(h, rc ? rc : sweep_span(h, p, s, false, &freed));
+}
+
+int pymem_sweep_all(pymem_heap *h, int32_t id, uint64_t *spans) {
+    ENTER(h);
+    proc *p;
+    mspan *s;
+    uint64_t base;
+    *spans = 0;
+    int rc = get_proc(h, id, false, &p);
+    while (!rc && !(rc = sweep_one(h, p, &s, &base)) && base) ++*spans;
+    return leave(h, rc);
+}
+
+int pymem_pace_sweeper(pymem_heap *h, uint64_t trigger) {
+    ENTER(h);
+    pace_sweeper(h, trigger);
+    return leave(h, PYMEM_OK);
+}
+
+/* ---- memory outside the heap ---- */
+
+static int stat_check(pymem_heap *h, int stat) {
+    bool good = stat >= PYMEM_STAT_STACKS_SYS && stat < PYMEM_NUM_STATS;
+    return good ? PYMEM_OK : fail(h, PYMEM_EINVAL, "there is no statistic %d", stat);
+}
+
+int pymem_persistent_alloc(pymem_heap *h, int32_t id, uint64_t size, uint64_t align, int stat) {
+    ENTER(h);
+    proc *p;
+    int rc = get_proc(h, id, false, &p);
+    if (!rc) rc = stat_check(h, stat);
+    if (!rc && (size == 0 || size > 1ull << 40 || (align & (align - 1)) || align > PAGE_SIZE))
+        rc = fail(h, PYMEM_EINVAL, "persistent memory of %llu bytes aligned to %llu", (ull)size, (ull)align);
+    if (!rc) persistent_alloc(h, p, size, align, stat);
+    return leave(h, rc);
+}
+
+int pymem_sys_account(pymem_heap *h, int stat, int64_t bytes) {
+    ENTER(h);
+    int rc = stat_check(h, stat);
+    if (!rc && bytes < 0 && h->sys[stat] < (uint64_t)-bytes)
+        rc = fail(h, PYMEM_EINVAL, "more memory is given back than statistic %d has", stat);
+    if (!rc) h->sys[stat] += (uint64_t)bytes;
+    return leave(h, rc);
+}
+
+int pymem_page_cache_flush(pymem_heap *h, int32_t id) {
+    ENTER(h);
+    proc *p;
+    int rc = get_proc(h, id, false, &p);
+    if (!rc) page_cache_flush(&h->pages, &p->pages);
+    return leave(h, rc);
+}
+
+/* ---- MemStats ---- */
+
+int pymem_read_mem_stats(pymem_heap *h, int flush, pymem_mem_stats *out) {
+    ENTER(h);
+    int rc = PYMEM_OK;
+    for (int32_t i = 0; flush && i < h->nprocs && !rc; i++)
+        if (h->procs[i]) rc = proc_prepare(h, h->procs[i]);
+    if (!rc) mem_stats_read(h, out);
+    return leave(h, rc);
+}
+
+int pymem_set_goal(pymem_heap *h, uint64_t gc_goal, uint64_t memory_limit, uint64_t heap_marked) {
+    ENTER(h);
+    h->gc_goal = gc_goal;
+    h->memory_limit = memory_limit;
+    h->heap_marked = heap_marked;
+    return leave(h, PYMEM_OK);
+}
+
+/* ---- looking inside ---- */
+
+static void describe_span(const pymem_heap *h, const mspan *s, pymem_span_info *out) {
+    *out = (pymem_span_info){.base = s->base, .npages = s->npages, .elem_size = s->elem_size, .nelems = s->nelems,
+                             .alloc_count = s->alloc_count, .freeindex = s->freeindex, .sweepgen = s->sweepgen,
+                             .span_class = s->span_class, .state = s->state, .kind = s->kind,
+                             .cached = s->state == SPAN_IN_USE &&
+                                       (s->sweepgen == h->sweepgen + 1 || s->sweepgen == h->sweepgen + 3)};
+}
+
+int pymem_spans(pymem_heap *h, uint64_t from_addr, pymem_span_info *out, uint64_t cap, uint64_t *n) {
+    ENTER(h);
+    uint64_t page = from_addr > h->config.arena_base ? page_of(h, from_addr) : 0;
+    *n = 0;
+    while (page < h->cur_page && *n < cap) {
+        const mspan *s = h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+        if (s) describe_span(h, s, &out[(*n)++]);
+        page += s ? s->npages : 1;
+    }
+    return leave(h, PYMEM_OK);
+}
+
+int pymem_span_of(pymem_heap *h, uint64_t addr, pymem_span_info *out) {
+    ENTER(h);
+    const mspan *s = mheap_span_of(h, addr);
+    if (!s) return leave(h, fail(h, PYMEM_EADDRESS, "0x%llx is in no span", (ull)addr));
+    describe_span(h, s, out);
+    return leave(h, PYMEM_OK);
+}
+
+int pymem_object_at(pymem_heap *h, uint64_t addr, pymem_object_info *out) {
+    ENTER(h);
+    mspan *s;
+    uint32_t i;
+    int rc = heap_find_object(h, addr, &s, &i);
+    if (!rc)
+        *out = (pymem_object_info){.addr = addr, .base = s->base, .size = s->elem_size, .index = i,
+                                   .type = s->types ? s->types[i] : s->large_type, .span_class = s->span_class,
+                                   .noscan = s->span_class & 1, .tiny = s->tiny_live && s->tiny_live[i]};
+    return leave(h, rc);
+}
+
+int pymem_objects(pymem_heap *h, uint64_t span_base, uint64_t *addrs, uint32_t *types, uint32_t *n) {
+    ENTER(h);
+    const mspan *s = mheap_span_of(h, span_base);
+    *n = 0;
+    if (!s || s->base != span_base || s->state != SPAN_IN_USE)
+        return leave(h, fail(h, PYMEM_EADDRESS, "no span of objects begins at 0x%llx", (ull)span_base));
+    for (uint32_t i = 0; i < s->nelems; i++) {
+        if (!span_is_allocated(s, i) || (s->dead_bits && bit_get(s->dead_bits, i))) continue;
+        addrs[*n] = span_object_addr(s, i);
+        types[(*n)++] = s->types ? s->types[i] : s->large_type;
+    }
+    return leave(h, PYMEM_OK);
+}
+
+static uint64_t cached_pages(const pymem_heap *h, uint64_t block) {
+    uint64_t cached = 0;
+    for (int32_t i = 0; i < h->nprocs; i++)
+        if (h->procs[i] && h->procs[i]->pages.page == block) cached |= h->procs[i]->pages.cache;
+    return cached;
+}
+
+int pymem_page_states(pymem_heap *h, uint64_t from_page, uint8_t *out, uint64_t cap, uint64_t *n) {
+    ENTER(h);
+    *n = 0;
+    for (uint64_t page = from_page, cached = 0; page < h->cur_page && *n < cap; page++) {
+        if (*n == 0 || page % 64 == 0) cached = cached_pages(h, page & ~63ull);
+        const chunk *c = &h->pages.chunks[page / CHUNK_PAGES];
+        uint64_t word = page % CHUNK_PAGES / 64, bit = page & 63;
+        out[(*n)++] = (uint8_t)((c->alloc[word] >> bit & 1) | (c->scav[word] >> bit & 1) << 1 | (cached >> bit & 1) << 2 |
+                                (page < h->padding) << 3);
+    }
+    return leave(h, PYMEM_OK);
+}
+
+void pymem_size_class(int sizeclass, uint32_t *size, uint32_t *npages, uint32_t *nelems_scan, uint32_t *nelems_noscan) {
+    const size_classes *t = size_classes_go();
+    if (sizeclass < 0 || sizeclass >= NUM_CLASSES) sizeclass = 0;
+    *size = t->size[sizeclass];
+    *npages = t->npages[sizeclass];
+    *nelems_scan = t->nelems[sizeclass << 1];
+    *nelems_noscan = t->nelems[sizeclass << 1 | 1];
+}
+
+int pymem_size_to_class(uint64_t size) { return size > MAX_SMALL ? 0 : size_classes_go()->of_size[(size + 7) >> 3]; }
+
+uint64_t pymem_heap_bounds(const pymem_heap *h, uint64_t *base) {
+    *base = h->config.arena_base;
+    return h->cur_page << PAGE_SHIFT;
+}
+
+/* ---- replay ---- */
+
+int pymem_replay_run(pymem_replay *r, const pymem_columns *columns, uint64_t *row, int *stopped) {
+    pymem_heap *h = replay_heap(r);
+    ENTER(h);
+    return leave(h, replay_run(r, columns, row, stopped));
+}

@@ -1,0 +1,331 @@
+/* The map of the core: every struct, and the prototypes grouped by the file that defines them. Includes point down:
+ * each file may call those grouped above it here (api.c sits on top of all, os.c at the bottom). */
+#ifndef PYMEM_INTERNAL_H
+#define PYMEM_INTERNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdatomic.h>
+#include "pymem_api.h"
+
+enum {
+    PAGE_SHIFT = 13,
+    PAGE_SIZE = 1 << PAGE_SHIFT,
+    CHUNK_PAGES = 512, /* the heap grows by whole chunks of 4 MB */
+    CHUNK_WORDS = CHUNK_PAGES / 64,
+    ARENA_PAGES = 8192, /* 64 MB, the unit in which address space is reserved */
+    NUM_CLASSES = PYMEM_NUM_SIZE_CLASSES,
+    NUM_SPAN_CLASSES = PYMEM_NUM_SPAN_CLASSES,
+    MAX_SMALL = PYMEM_MAX_SMALL_SIZE,
+    MALLOC_HEADER = 8,          /* bytes in front of a scan object above 512 bytes: its type */
+    MIN_HEADER_SIZE = 512,      /* largest scan object whose pointer bits are kept in the span */
+    TINY_SIZE = 16,             /* bytes of a block shared by several small pointer-free objects */
+    TINY_SPAN_CLASS = 2 << 1 | 1,
+    PAGE_CACHE_PAGES = 64,
+    NUM_STACK_ORDERS = 4,       /* pooled stacks: 2, 4, 8 and 16 KB */
+    FIXED_STACK = 2048,
+    STACK_CACHE_SIZE = 32 << 10, /* bytes of one order a proc keeps, and of one pool span */
+    STACK_CACHE_MAX = STACK_CACHE_SIZE / FIXED_STACK + 1,
+    NUM_LARGE_STACKS = 48 - PAGE_SHIFT,
+    MSPAN_CACHE = 128,          /* mspan structs a proc keeps; refilled by half */
+    SPAN_BITS_MAX = 1024 / 8,   /* bytes of the longest slot bitmap: 1,024 slots of 8 bytes */
+    MAX_SUMMARY_LEVELS = 8
+};
+
+#define NO_PAGE UINT64_MAX
+
+/* A span: a run of pages cut into equal slots, or (manual) lent out whole.
+ * In use:  alloc_count == slots below freeindex + alloc bits at or above it;  freeindex <= nelems.
+ * sweepgen, against the heap's sg: sg - 2 unswept, sg - 1 being swept, sg swept, sg + 1 cached and stale, sg + 3 cached. */
+typedef struct mspan mspan;
+struct mspan {
+    uint64_t base;       /* address */
+    uint64_t npages;
+    uint64_t elem_size;  /* bytes a slot */
+    uint32_t sweepgen;
+    uint32_t div_magic;  /* offset * div_magic >> 32 == offset / elem_size; 0 for large */
+    uint16_t nelems, freeindex, alloc_count;
+    uint16_t count_before_cache; /* alloc_count when an mcache took it: what MemStats has counted already */
+    uint8_t span_class;  /* size class << 1 | noscan */
+    uint8_t state;       /* enum span_state */
+    uint8_t kind;        /* enum pymem_span_kind */
+    uint8_t page_mark;   /* some object was marked in the last mark: the reclaimer passes it by */
+    uint64_t *alloc_bits; /* slots that survived the last sweep */
+    uint64_t *mark_bits;  /* clear between cycles */
+    uint64_t *dead_bits;  /* slots declared dead since the last mark; NULL while there are none */
+    uint32_t *types;      /* type id a slot; NULL while all are 0 */
+    uint16_t *tiny_live;  /* a tiny block's living objects: bit k = one begins at byte k; NULL while there are none */
+    uint32_t large_type;  /* type id of the one object of a large span */
+    mspan *set_next[2], *set_prev[2]; /* links in the span sets of either sweepgen parity */
+    uint8_t in_set[2];    /* 0 none, 1 partial, 2 full: the set that holds it, by parity */
+    uint8_t set_class[2]; /* and its span class then: the struct may have been reused since */
+    mspan *next, *prev;   /* free structs; stack pools */
+    uint64_t free_stacks; /* manual pool span: stack of slot numbers, 4 bits each, last freed lowest */
+    uint8_t nfree_stacks;
+    uint16_t live_stacks; /* pool span: slots lent out; a slot in an mcache is neither live nor in free_stacks */
+};
+
+enum span_state { SPAN_DEAD = 0, SPAN_IN_USE = 1, SPAN_MANUAL = 2 };
+
+/* FIFO of spans. Go keeps them in blocks of 512 behind a spine, and MemStats shows those; here the links are in the
+ * spans and only the cursor arithmetic of the blocks is kept. tail - head == length of the list. */
+typedef struct {
+    mspan *first, *last;
+    uint32_t head, tail;         /* pops and pushes since the last reset */
+    uint32_t spine_len, spine_cap; /* blocks, and room for blocks */
+} span_set;
+
+typedef struct { span_set partial[2], full[2]; } mcentral; /* by parity of sweepgen / 2 */
+
+/* A bump allocator of off-heap memory in 256 KB chunks; a proc has one and the heap has one. */
+typedef struct { uint64_t off; bool has_chunk; } persistent_chunk;
+
+/* 64 pages, aligned, owned by one proc. cache: 1 = free; scav: 1 = returned to the OS. */
+typedef struct { uint64_t page, cache, scav; } page_cache;
+
+typedef struct { uint64_t list[STACK_CACHE_MAX]; uint32_t n; } stack_cache; /* list[n - 1] is the head */
+
+typedef struct {
+    mspan *alloc[NUM_SPAN_CLASSES]; /* the span each class allocates from; never NULL */
+    uint64_t tiny, tiny_offset, tiny_allocs; /* current block (0: none), bytes used in it, sharers since the last count */
+    mspan *tiny_span;
+    uint32_t tiny_slot;
+    stack_cache stacks[NUM_STACK_ORDERS];
+} mcache;
+
+/* What Go keeps in a P (and, for !has_p, what a thread without one may use). */
+typedef struct {
+    mcache *cache; /* NULL: may not allocate objects */
+    page_cache pages;
+    persistent_chunk palloc;
+    uint32_t mspans;    /* mspan structs in its cache, <= MSPAN_CACHE */
+    uint32_t flush_gen; /* the heap's sweepgen when the cache was last known fresh */
+    bool has_p;
+} proc;
+
+typedef struct { uint64_t alloc[CHUNK_WORDS], scav[CHUNK_WORDS]; } chunk; /* 1 = in use; 1 = scavenged */
+
+/* Address-ordered first fit. A summary says of an aligned run of chunks: free pages at its start, the longest free run
+ * in it, free pages at its end. Level 0 is one chunk an entry, each level above covers 8 entries of the one below. */
+typedef struct { uint32_t start, max, end; } summary;
+typedef struct {
+    chunk *chunks;
+    uint64_t nchunks, cap_chunks;
+    summary *level[MAX_SUMMARY_LEVELS];
+    uint32_t nlevels;
+} page_alloc;
+
+/* Go's counters for structs of one size cut from 16 KB chunks. */
+typedef struct { uint32_t size, chunk_left, nfree; uint64_t inuse; int stat; } fix_alloc;
+
+typedef struct bits_arena bits_arena;
+struct bits_arena { bits_arena *next; uint64_t used; uint64_t words[(65536 - 16) / 8]; };
+
+typedef struct { uint64_t lo, hi; } mapped_range; /* bytes of a metadata table that are mapped */
+
+/* A slab of mspan structs; they are never given back before the heap is. */
+typedef struct mspan_slab mspan_slab;
+struct mspan_slab { mspan_slab *next; mspan spans[64]; };
+
+struct pymem_heap {
+    pymem_config config;
+    atomic_flag busy;
+    char message[256];
+    int64_t faults; /* allocations left before they fail; < 0: never fail */
+    uint64_t real_bytes;
+
+    /* where pages are */
+    page_alloc pages;
+    uint64_t cur_page, end_page; /* first page not yet given to the page allocator; first beyond the reserved arenas */
+    uint64_t padding;            /* pages of the first chunk that hold nothing, for ever */
+    mspan ***arenas;             /* [arena][page] -> span, or NULL */
+    uint64_t narenas, cap_arenas;
+
+    /* spans */
+    mspan_slab *slabs;
+    mspan *free_spans;
+    uint32_t slab_used;
+    mcentral central[NUM_SPAN_CLASSES];
+    uint32_t sweepgen;
+    uint32_t sweep_cursor; /* next of the 2 x NUM_SPAN_CLASSES unswept sets */
+    bool sweep_done;
+    bool gc_running;       /* between gc_begin and gc_flip: stacks that fall free are held back */
+    bits_arena *bits_free, *bits_next, *bits_current, *bits_previous, *bits_spare;
+
+    /* procs */
+    proc **procs;
+    int32_t nprocs, cap_procs;
+    proc no_p;
+    mcache *mcache0; /* the first proc's, used without a P before there is one */
+
+    /* stacks */
+    mspan *stack_pool[NUM_STACK_ORDERS];
+    mspan *stack_large[NUM_LARGE_STACKS];
+
+    /* proportional sweep and page reclaim */
+    double sweep_pages_per_byte;
+    uint64_t pages_in_use, pages_swept, pages_swept_basis, sweep_live_basis;
+    uint64_t reclaim_page, reclaim_limit, reclaim_credit;
+
+    /* scripted: a replayed allocation sweeps these spans on its way, not those that credit and reclaimer would */
+    bool scripted;
+    const uint64_t *script;
+    uint64_t nscript;
+
+    /* counters behind MemStats */
+    uint64_t sys[PYMEM_NUM_STATS];
+    uint64_t heap_in_use, heap_free, heap_released, in_stacks, in_workbufs, in_other;
+    uint64_t small_allocs[NUM_CLASSES], small_frees[NUM_CLASSES];
+    uint64_t tiny_allocs, large_alloc, large_allocs, large_free, large_frees;
+    int64_t heap_live;
+    uint64_t heap_marked;
+    uint64_t num_gc, num_forced_gc;
+    uint64_t gc_goal;      /* heapLive at which GOGC alone would have the next cycle end; UINT64_MAX: off */
+    uint64_t memory_limit; /* GOMEMLIMIT; INT64_MAX: none */
+    persistent_chunk palloc; /* used without a P */
+    fix_alloc span_fix, cache_fix;
+    uint64_t allspans_len, allspans_cap;
+    uint64_t arenas_cap_emulated; /* entries that Go's allArenas array has room for */
+    uint32_t set_blocks_pool;     /* blocks of span sets waiting for reuse */
+    mapped_range summary_mapped[5], scav_index_mapped;
+    uint64_t l2_mapped; /* 1 MB tables of chunk bitmaps, 8,192 chunks each */
+};
+
+/* ---- os.c: every call to the operating system, and the place where faults are injected ---- */
+void *os_alloc(pymem_heap *h, size_t size); /* zeroed */
+void *os_grow(pymem_heap *h, void *p, size_t old_size, size_t new_size); /* the new part zeroed */
+void os_free(pymem_heap *h, void *p, size_t size);
+
+/* ---- sizeclasses.c ---- */
+typedef struct {
+    uint16_t size[NUM_CLASSES];
+    uint8_t npages[NUM_CLASSES];
+    uint32_t div_magic[NUM_CLASSES];
+    uint16_t nelems[NUM_SPAN_CLASSES];
+    uint8_t of_size[MAX_SMALL / 8 + 1]; /* (size + 7) / 8 -> class */
+} size_classes;
+const size_classes *size_classes_go(void);
+static inline uint32_t small_span_class(const size_classes *t, uint64_t size, bool noscan) {
+    return (uint32_t)t->of_size[(size + 7) >> 3] << 1 | noscan;
+}
+
+/* ---- mstats.c: off-heap memory and the sums over it ---- */
+void persistent_alloc(pymem_heap *h, proc *p, uint64_t size, uint64_t align, int stat);
+void fix_alloc_init(fix_alloc *f, uint32_t size, int stat);
+bool fix_alloc_take(pymem_heap *h, proc *p, fix_alloc *f); /* true: cut fresh from a chunk */
+void fix_alloc_give(fix_alloc *f);
+void account_mspan_new(pymem_heap *h, proc *p);
+void account_mspan_free(pymem_heap *h, proc *p);
+void account_birth(pymem_heap *h);
+void account_arena(pymem_heap *h, proc *p, uint64_t narenas);
+void account_pages_grow(pymem_heap *h, uint64_t base, uint64_t limit);
+void mem_stats_read(pymem_heap *h, pymem_mem_stats *out);
+uint64_t heap_goal(const pymem_heap *h);
+
+/* ---- mpagealloc.c ---- */
+int page_alloc_reserve(pymem_heap *h, uint64_t npages); /* metadata for npages in all; changes nothing else */
+void page_alloc_grow(pymem_heap *h, uint64_t npages);   /* npages more, free and scavenged; metadata reserved before */
+uint64_t page_alloc_find(const page_alloc *p, uint64_t npages); /* first fit, or NO_PAGE */
+uint64_t page_alloc_take(page_alloc *p, uint64_t page, uint64_t npages); /* returns how many were scavenged */
+void page_alloc_free(page_alloc *p, uint64_t page, uint64_t npages);
+void page_alloc_update(page_alloc *p, uint64_t first_chunk, uint64_t last_chunk);
+summary chunk_summary(const chunk *c);
+summary summary_merge(const summary *child, uint64_t n, uint64_t pages_each);
+uint64_t summary_entries(const page_alloc *p, uint32_t level);
+void page_alloc_release(pymem_heap *h);
+
+/* ---- mpagecache.c ---- */
+bool page_cache_fill(page_alloc *p, page_cache *c); /* false: no free page anywhere */
+uint64_t page_cache_take(page_cache *c, uint64_t npages, uint64_t *scavenged); /* NO_PAGE: does not fit */
+void page_cache_flush(page_alloc *p, page_cache *c);
+
+/* ---- mbitmap.c: slot bitmaps and the arenas they live in ---- */
+int gcbits_reserve(pymem_heap *h);                     /* the next two bitmaps cannot fail */
+uint64_t *gcbits_new(pymem_heap *h, uint32_t nelems);  /* zeroed; reserve first */
+void gcbits_epoch(pymem_heap *h);
+void gcbits_release(pymem_heap *h);
+uint32_t span_next_free(const mspan *s); /* first free slot from freeindex on, or nelems */
+bool span_is_allocated(const mspan *s, uint32_t i);
+uint32_t span_slot_of(const mspan *s, uint64_t addr);
+void span_mark_record(mspan *s);
+uint32_t span_count_marks(const mspan *s);
+static inline uint32_t bit_words(uint32_t n) { return (n + 63) / 64; }
+static inline bool bit_get(const uint64_t *b, uint32_t i) { return b[i >> 6] >> (i & 63) & 1; }
+static inline void bit_clear(uint64_t *b, uint32_t i) { b[i >> 6] &= ~(1ull << (i & 63)); }
+static inline void bit_set(uint64_t *b, uint32_t i) { b[i >> 6] |= 1ull << (i & 63); }
+
+/* ---- mheap.c: spans ---- */
+extern mspan empty_span; /* full for ever: what an mcache holds where it has nothing */
+int mheap_alloc_span(pymem_heap *h, proc *p, uint64_t npages, int kind, uint32_t span_class, mspan **out);
+void mheap_free_span(pymem_heap *h, proc *p, mspan *s);
+mspan *mheap_span_of(const pymem_heap *h, uint64_t addr); /* NULL: no span there */
+uint64_t page_of(const pymem_heap *h, uint64_t addr);
+uint64_t page_addr(const pymem_heap *h, uint64_t page);
+void mheap_release(pymem_heap *h);
+void heap_live_add(pymem_heap *h, int64_t delta);
+
+/* ---- mcentral.c: the sets of spans a class has ---- */
+span_set *set_swept(pymem_heap *h, uint32_t span_class, bool full);
+span_set *set_unswept(pymem_heap *h, uint32_t span_class, bool full);
+void span_set_push(pymem_heap *h, proc *p, mspan *s, bool full); /* on the swept set */
+mspan *span_set_pop(pymem_heap *h, uint32_t span_class, bool full, bool swept);
+void span_set_remove(pymem_heap *h, mspan *s, int parity); /* out of turn; only a follower repairing itself does that */
+void span_sets_reset(pymem_heap *h);
+int swept_parity(const pymem_heap *h);
+
+/* ---- mgcsweep.c ---- */
+int sweep_span(pymem_heap *h, proc *p, mspan *s, bool preserve, bool *freed);
+int sweep_one(pymem_heap *h, proc *p, mspan **swept, uint64_t *base); /* base 0: nothing left */
+bool sweep_acquire(pymem_heap *h, mspan *s);
+int deduct_sweep_credit(pymem_heap *h, proc *p, uint64_t span_bytes, uint64_t caller_pages);
+int reclaim(pymem_heap *h, proc *p, uint64_t npages);
+void pace_sweeper(pymem_heap *h, uint64_t trigger);
+
+/* ---- mcache.c ---- */
+int mcache_refill(pymem_heap *h, proc *p, uint32_t span_class);
+int mcache_release_all(pymem_heap *h, proc *p);
+int alloc_large(pymem_heap *h, proc *p, uint64_t size, bool noscan, mspan **out);
+mcache *mcache_new(pymem_heap *h);
+
+/* ---- stack.c ---- */
+int stack_alloc(pymem_heap *h, proc *p, uint64_t n, bool cached, uint64_t *addr);
+int stack_free(pymem_heap *h, proc *p, uint64_t addr, uint64_t n, bool cached);
+void stack_cache_clear(pymem_heap *h, proc *p);
+void stack_free_spans(pymem_heap *h, proc *p);
+
+/* ---- proc.c ---- */
+int proc_new(pymem_heap *h, int32_t *id);
+int proc_destroy(pymem_heap *h, int32_t id);
+
+/* ---- mgc.c ---- */
+int gc_begin(pymem_heap *h, proc *p);
+void gc_mark_record(pymem_heap *h);
+void gc_flip(pymem_heap *h);
+void gc_end(pymem_heap *h, proc *p, bool forced);
+int proc_prepare(pymem_heap *h, proc *p);
+
+/* ---- malloc.c ---- */
+int heap_malloc(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t *addr);
+int heap_malloc_same(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t n, uint64_t *addrs,
+                     uint64_t *done);
+int heap_malloc_each(pymem_heap *h, proc *p, const uint64_t *sizes, const uint8_t *noscan, int noscan_all,
+                     const uint32_t *types, uint64_t n, uint64_t *addrs, uint64_t *done);
+int heap_find_object(pymem_heap *h, uint64_t addr, mspan **span, uint32_t *slot); /* living, exactly at addr */
+int heap_declare_dead(pymem_heap *h, uint64_t addr);
+void heap_undeclare_dead(pymem_heap *h, uint64_t addr);
+int span_kill_slot(pymem_heap *h, mspan *s, uint32_t slot);
+uint64_t span_object_addr(const mspan *s, uint32_t slot);
+
+/* ---- check.c ---- */
+int heap_check(pymem_heap *h);
+int heap_check_cheap(pymem_heap *h);
+
+/* ---- replay.c ---- */
+int replay_run(pymem_replay *r, const pymem_columns *columns, uint64_t *row, int *stopped);
+pymem_heap *replay_heap(const pymem_replay *r);
+
+/* ---- errors: the sentence goes into the handle, the status comes back ---- */
+int fail(pymem_heap *h, int status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+#endif

@@ -1,0 +1,105 @@
+/* Slot bitmaps. They live in arenas of 64 KB that are recycled as a whole, two cycles after they were filled: a sweep
+ * turns the mark bits into the alloc bits and takes fresh mark bits from the newest arena, so nothing points into the
+ * arenas of two cycles ago. MemStats counts the arenas, so the emulator uses the very scheme. Go: gcBitsArenas */
+#include <string.h>
+#include "internal.h"
+
+enum { ARENA_WORDS = (65536 - 16) / 8 };
+
+static bits_arena *arena_real(pymem_heap *h) { return os_alloc(h, sizeof(bits_arena)); }
+
+int gcbits_reserve(pymem_heap *h) {
+    bool room = h->bits_next && h->bits_next->used + 2 * SPAN_BITS_MAX / 8 <= ARENA_WORDS;
+    if (room || h->bits_free || h->bits_spare) return PYMEM_OK;
+    h->bits_spare = arena_real(h);
+    return h->bits_spare ? PYMEM_OK : fail(h, PYMEM_ENOMEM, "no memory for slot bitmaps");
+}
+
+static bits_arena *arena_take(pymem_heap *h) {
+    bits_arena *a = h->bits_free;
+    if (a) {
+        h->bits_free = a->next;
+        memset(a->words, 0, a->used * 8);
+    } else {
+        a = h->bits_spare;
+        h->bits_spare = NULL;
+        h->sys[PYMEM_STAT_GC_MISC_SYS] += 65536;
+    }
+    a->used = 0;
+    a->next = h->bits_next;
+    return h->bits_next = a;
+}
+
+uint64_t *gcbits_new(pymem_heap *h, uint32_t nelems) {
+    uint32_t n = bit_words(nelems);
+    bits_arena *a = h->bits_next;
+    if (!a || a->used + n > ARENA_WORDS) a = arena_take(h);
+    uint64_t *bits = &a->words[a->used];
+    a->used += n;
+    return bits;
+}
+
+/* All spans are swept: what the last cycle allocated from is marked into next, and the arenas before it fall free.
+ * Go: nextMarkBitArenaEpoch */
+void gcbits_epoch(pymem_heap *h) {
+    bits_arena **last = &h->bits_previous;
+    while (*last) last = &(*last)->next;
+    *last = h->bits_free;
+    h->bits_free = h->bits_previous;
+    h->bits_previous = h->bits_current;
+    h->bits_current = h->bits_next;
+    h->bits_next = NULL;
+}
+
+void gcbits_release(pymem_heap *h) {
+    bits_arena *lists[] = {h->bits_free, h->bits_next, h->bits_current, h->bits_previous, h->bits_spare};
+    for (int i = 0; i < 5; i++) {
+        for (bits_arena *a = lists[i], *next; a; a = next) {
+            next = a->next;
+            os_free(h, a, sizeof *a);
+        }
+    }
+}
+
+/* Go: (*mspan).nextFreeIndex. Bits at and above nelems are clear, so they look free: hence the bound at the end. */
+uint32_t span_next_free(const mspan *s) {
+    uint32_t i = s->freeindex, n = s->nelems;
+    while (i < n) {
+        uint64_t free_slots = ~s->alloc_bits[i >> 6] >> (i & 63);
+        if (free_slots) {
+            i += (uint32_t)__builtin_ctzll(free_slots);
+            break;
+        }
+        i = (i | 63) + 1;
+    }
+    return i < n ? i : n;
+}
+
+bool span_is_allocated(const mspan *s, uint32_t i) { return i < s->freeindex || bit_get(s->alloc_bits, i); }
+
+uint32_t span_slot_of(const mspan *s, uint64_t addr) {
+    return (uint32_t)((addr - s->base) * (uint64_t)s->div_magic >> 32); /* 0 for a large span: its magic is 0 */
+}
+
+/* Mark = allocated and not dead, 64 slots at a time. All slots below freeindex are allocated. */
+void span_mark_record(mspan *s) {
+    uint64_t any = 0;
+    for (uint32_t w = 0; w < bit_words(s->nelems); w++) {
+        uint64_t used = s->alloc_bits[w];
+        if (s->freeindex >= (w + 1) * 64) used = UINT64_MAX;
+        else if (s->freeindex > w * 64) used |= (1ull << (s->freeindex - w * 64)) - 1;
+        if (s->dead_bits) {
+            used &= ~s->dead_bits[w];
+            s->dead_bits[w] = 0;
+        }
+        s->mark_bits[w] = used;
+        any |= used;
+    }
+    s->page_mark = any != 0;
+}
+
+uint32_t span_count_marks(const mspan *s) {
+    uint32_t n = 0;
+    for (uint32_t w = 0; w < bit_words(s->nelems); w++) n += (uint32_t)__builtin_popcountll(s->mark_bits[w]);
+    return n;
+}

@@ -1,0 +1,174 @@
+/* Sweeping: mark bits become alloc bits, span by span. It happens in five places, and the order is part of the
+ * emulation: in turn (sweep_one), in proportion to allocation, by a refill that looks for free slots, by the reclaimer
+ * that looks for whole pages, and when a stale span leaves its mcache. Who set the mark bits is not asked.
+ * Go: mgcsweep.go, (*mheap).reclaim */
+#include <string.h>
+#include "internal.h"
+
+enum { RECLAIM_CHUNK = 512 /* pages looked at in one go */, SWEEP_SETS = 2 * NUM_SPAN_CLASSES };
+
+bool sweep_acquire(pymem_heap *h, mspan *s) {
+    if (s->state != SPAN_IN_USE || s->sweepgen != h->sweepgen - 2) return false;
+    s->sweepgen = h->sweepgen - 1;
+    return true;
+}
+
+static void forget_freed_slots(mspan *s) {
+    for (uint32_t i = 0; i < s->nelems; i++) {
+        if (bit_get(s->mark_bits, i)) continue;
+        if (s->tiny_live) s->tiny_live[i] = 0;
+        if (s->types) s->types[i] = 0;
+    }
+}
+
+static void count_small_frees(pymem_heap *h, const mspan *s, uint32_t nfreed) {
+    h->small_frees[s->span_class >> 1] += nfreed;
+}
+
+/* Where a swept span goes; true if it went back to the heap. Go: the end of (*sweepLocked).sweep */
+static bool settle(pymem_heap *h, proc *p, mspan *s, uint32_t nfreed) {
+    bool large = s->span_class >> 1 == 0;
+    if (large && nfreed) {
+        h->large_frees++;
+        h->large_free += s->elem_size;
+    }
+    if (s->alloc_count == 0) {
+        mheap_free_span(h, p, s);
+        return true;
+    }
+    span_set_push(h, p, s, large || s->alloc_count == s->nelems);
+    return false;
+}
+
+/* The caller has acquired s (sweepgen == sg - 1). preserve: the caller wants to keep the span, whatever is left in it. */
+int sweep_span(pymem_heap *h, proc *p, mspan *s, bool preserve, bool *freed) {
+    *freed = false;
+    int rc = gcbits_reserve(h);
+    if (rc) {
+        s->sweepgen = h->sweepgen - 2;
+        return rc;
+    }
+    uint32_t nalloc = span_count_marks(s), nfreed = s->alloc_count - nalloc;
+    h->pages_swept += s->npages;
+    if (nfreed && (s->tiny_live || s->types)) forget_freed_slots(s);
+    s->alloc_count = (uint16_t)nalloc;
+    s->freeindex = 0;
+    s->alloc_bits = s->mark_bits;
+    s->mark_bits = gcbits_new(h, s->nelems);
+    s->sweepgen = h->sweepgen;
+    if (s->span_class >> 1) count_small_frees(h, s, nfreed);
+    if (!preserve) *freed = settle(h, p, s, nfreed);
+    return PYMEM_OK;
+}
+
+/* Span classes ascending; in each the full set, then the partial one. Go: (*mheap).nextSpanForSweep */
+static mspan *next_unswept(pymem_heap *h) {
+    for (; h->sweep_cursor < SWEEP_SETS; h->sweep_cursor++) {
+        mspan *s = span_set_pop(h, h->sweep_cursor >> 1, !(h->sweep_cursor & 1), false);
+        if (s) return s;
+    }
+    return NULL;
+}
+
+int sweep_one(pymem_heap *h, proc *p, mspan **swept, uint64_t *base) {
+    *base = 0;
+    *swept = NULL;
+    if (h->sweep_done) return PYMEM_OK;
+    int rc = gcbits_reserve(h); /* before a span leaves its set */
+    if (rc) return rc;
+    mspan *s;
+    while ((s = next_unswept(h)) && !sweep_acquire(h, s)) continue;
+    if (!s) {
+        h->sweep_done = true;
+        return PYMEM_OK;
+    }
+    uint64_t npages = s->npages;
+    bool freed;
+    *base = s->base;
+    *swept = s;
+    rc = sweep_span(h, p, s, false, &freed);
+    if (freed) h->reclaim_credit += npages;
+    return rc;
+}
+
+/* ---- sweeping in proportion to allocation ---- */
+
+/* Pages to sweep a byte, so that all is swept 1 MB before heapLive reaches the trigger. Go: gcPaceSweeper */
+void pace_sweeper(pymem_heap *h, uint64_t trigger) {
+    h->sweep_pages_per_byte = 0;
+    if (h->sweep_done) return;
+    int64_t distance = (int64_t)trigger - h->heap_live - (1 << 20);
+    if (distance < PAGE_SIZE) distance = PAGE_SIZE;
+    int64_t pages = (int64_t)h->pages_in_use - (int64_t)h->pages_swept;
+    if (pages <= 0) return;
+    h->sweep_pages_per_byte = (double)pages / (double)distance;
+    h->sweep_live_basis = (uint64_t)h->heap_live;
+    h->pages_swept_basis = h->pages_swept;
+}
+
+/* A replay knows which spans the recorded allocation swept. */
+static int sweep_script(pymem_heap *h, proc *p) {
+    for (uint64_t i = 0; i < h->nscript; i++) {
+        mspan *s = mheap_span_of(h, h->script[i]);
+        bool freed;
+        if (!s || s->base != h->script[i] || !sweep_acquire(h, s)) continue;
+        int rc = sweep_span(h, p, s, false, &freed);
+        if (rc) return rc;
+    }
+    h->nscript = 0;
+    return PYMEM_OK;
+}
+
+int deduct_sweep_credit(pymem_heap *h, proc *p, uint64_t span_bytes, uint64_t caller_pages) {
+    if (h->scripted) return sweep_script(h, p);
+    if (h->sweep_pages_per_byte == 0) return PYMEM_OK;
+    uint64_t live = (uint64_t)h->heap_live, fresh = span_bytes;
+    if (h->sweep_live_basis < live) fresh += live - h->sweep_live_basis;
+    int64_t target = (int64_t)(h->sweep_pages_per_byte * (double)fresh) - (int64_t)caller_pages;
+    while (target > (int64_t)(h->pages_swept - h->pages_swept_basis)) {
+        mspan *s;
+        uint64_t base;
+        int rc = sweep_one(h, p, &s, &base);
+        if (rc) return rc;
+        if (!base) {
+            h->sweep_pages_per_byte = 0;
+            break;
+        }
+    }
+    return PYMEM_OK;
+}
+
+/* ---- reclaiming whole pages ahead of a span allocation ---- */
+
+static int reclaim_chunk(pymem_heap *h, proc *p, uint64_t first, uint64_t *found) {
+    uint64_t end = first + RECLAIM_CHUNK < h->cur_page ? first + RECLAIM_CHUNK : h->cur_page;
+    for (uint64_t page = first; page < end; page++) {
+        mspan *s = h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+        if (!s || page_of(h, s->base) != page || s->page_mark || !sweep_acquire(h, s)) continue;
+        uint64_t npages = s->npages;
+        bool freed;
+        int rc = sweep_span(h, p, s, false, &freed);
+        if (rc) return rc;
+        if (freed) *found += npages;
+    }
+    return PYMEM_OK;
+}
+
+int reclaim(pymem_heap *h, proc *p, uint64_t npages) {
+    if (h->sweep_done || h->scripted) return PYMEM_OK;
+    while (npages > 0 && (h->reclaim_credit || h->reclaim_page < h->reclaim_limit)) {
+        if (h->reclaim_credit) {
+            uint64_t take = h->reclaim_credit < npages ? h->reclaim_credit : npages;
+            h->reclaim_credit -= take;
+            npages -= take;
+            continue;
+        }
+        uint64_t found = 0, first = h->reclaim_page;
+        h->reclaim_page += RECLAIM_CHUNK;
+        int rc = reclaim_chunk(h, p, first, &found);
+        if (rc) return rc;
+        if (found > npages) h->reclaim_credit += found - npages;
+        npages -= found < npages ? found : npages;
+    }
+    return PYMEM_OK;
+}

@@ -1,0 +1,3 @@
+module pymem/oracle
+
+go 1.27
