@@ -442,3 +442,9 @@ int pymem_replay_run(pymem_replay *r, const pymem_columns *columns, uint64_t *ro
     ENTER(h);
     return leave(h, replay_run(r, columns, row, stopped));
 }
+
+int pymem_follow_run(pymem_follow *f, uint64_t rows, int *done) {
+    pymem_heap *h = follow_heap(f);
+    ENTER(h);
+    return leave(h, follow_run(f, rows, done));
+}

@@ -170,6 +170,7 @@ struct pymem_heap {
 
     /* scripted: a replayed allocation sweeps these spans on its way, not those that credit and reclaimer would */
     bool scripted;
+    bool must_grow; /* the next refill takes a fresh span, as the record says */
     const uint64_t *script;
     uint64_t nscript;
 
@@ -239,6 +240,7 @@ void page_alloc_release(pymem_heap *h);
 
 /* ---- mpagecache.c ---- */
 bool page_cache_fill(page_alloc *p, page_cache *c); /* false: no free page anywhere */
+void page_cache_fill_block(page_alloc *p, page_cache *c, uint64_t page); /* of 64 pages, page being its first */
 uint64_t page_cache_take(page_cache *c, uint64_t npages, uint64_t *scavenged); /* NO_PAGE: does not fit */
 void page_cache_flush(page_alloc *p, page_cache *c);
 
@@ -260,6 +262,8 @@ static inline void bit_set(uint64_t *b, uint32_t i) { b[i >> 6] |= 1ull << (i & 
 /* ---- mheap.c: spans ---- */
 extern mspan empty_span; /* full for ever: what an mcache holds where it has nothing */
 int mheap_alloc_span(pymem_heap *h, proc *p, uint64_t npages, int kind, uint32_t span_class, mspan **out);
+int mheap_span_at(pymem_heap *h, proc *p, uint64_t page, uint64_t npages, int kind, uint32_t span_class, mspan **out);
+int mheap_grow(pymem_heap *h, proc *p, uint64_t npages);
 void mheap_free_span(pymem_heap *h, proc *p, mspan *s);
 mspan *mheap_span_of(const pymem_heap *h, uint64_t addr); /* NULL: no span there */
 uint64_t page_of(const pymem_heap *h, uint64_t addr);
@@ -273,6 +277,7 @@ span_set *set_unswept(pymem_heap *h, uint32_t span_class, bool full);
 void span_set_push(pymem_heap *h, proc *p, mspan *s, bool full); /* on the swept set */
 mspan *span_set_pop(pymem_heap *h, uint32_t span_class, bool full, bool swept);
 void span_set_remove(pymem_heap *h, mspan *s, int parity); /* out of turn; only a follower repairing itself does that */
+void span_set_to_front(pymem_heap *h, mspan *s);
 void span_sets_reset(pymem_heap *h);
 int swept_parity(const pymem_heap *h);
 
@@ -294,6 +299,7 @@ mcache *mcache_new(pymem_heap *h);
 int stack_alloc(pymem_heap *h, proc *p, uint64_t n, bool cached, uint64_t *addr);
 int stack_free(pymem_heap *h, proc *p, uint64_t addr, uint64_t n, bool cached);
 void stack_cache_clear(pymem_heap *h, proc *p, mcache *c);
+void stack_forget_span(pymem_heap *h, mspan *s);
 void stack_free_spans(pymem_heap *h, proc *p);
 
 /* ---- proc.c ---- */
@@ -309,6 +315,7 @@ int proc_flush(pymem_heap *h, proc *p, proc *owner);
 
 /* ---- malloc.c ---- */
 int heap_malloc(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t *addr);
+int heap_malloc_class(pymem_heap *h, proc *p, uint32_t span_class, uint64_t npages, uint32_t type, uint64_t *addr);
 int heap_malloc_same(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t n, uint64_t *addrs,
                      uint64_t *done);
 int heap_malloc_each(pymem_heap *h, proc *p, const uint64_t *sizes, const uint8_t *noscan, int noscan_all,
@@ -317,7 +324,19 @@ int heap_find_object(pymem_heap *h, uint64_t addr, mspan **span, uint32_t *slot)
 int heap_declare_dead(pymem_heap *h, uint64_t addr);
 void heap_undeclare_dead(pymem_heap *h, uint64_t addr);
 int span_kill_slot(pymem_heap *h, mspan *s, uint32_t slot);
+int span_tiny_table(pymem_heap *h, mspan *s); /* s->tiny_live is there */
 uint64_t span_object_addr(const mspan *s, uint32_t slot);
+
+/* ---- restore.c ---- */
+int restore_span(pymem_heap *h, uint64_t base, uint64_t npages, int kind, uint32_t span_class, mspan **out);
+int restore_object(pymem_heap *h, uint64_t addr, uint64_t *object);
+int restore_done(pymem_heap *h);
+int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint32_t span_class, uint32_t slot);
+void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base);
+int restore_page_block(pymem_heap *h, proc *p, uint64_t base);
+void restore_large(pymem_heap *h, proc *p, mspan *s);
+void restore_drop(pymem_heap *h, mspan *s);
+void restore_undo(pymem_heap *h, proc *p, uint64_t addr, bool fresh);
 
 /* ---- check.c ---- */
 int heap_check(pymem_heap *h);
@@ -326,6 +345,10 @@ int heap_check_cheap(pymem_heap *h);
 /* ---- replay.c ---- */
 int replay_run(pymem_replay *r, const pymem_columns *columns, uint64_t *row, int *stopped);
 pymem_heap *replay_heap(const pymem_replay *r);
+
+/* ---- follow.c ---- */
+int follow_run(pymem_follow *f, uint64_t rows, int *done);
+pymem_heap *follow_heap(const pymem_follow *f);
 
 /* ---- errors: the sentence goes into the handle, the status comes back ---- */
 int fail(pymem_heap *h, int status, const char *format, ...) __attribute__((format(printf, 3, 4)));

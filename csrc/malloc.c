@@ -26,7 +26,7 @@ static int type_table(pymem_heap *h, mspan *s) {
     return rc;
 }
 
-static int tiny_table(pymem_heap *h, mspan *s) {
+int span_tiny_table(pymem_heap *h, mspan *s) {
     void *t = s->tiny_live;
     int rc = table_for_slots(h, &t, s->nelems * sizeof *s->tiny_live);
     s->tiny_live = t;
@@ -89,7 +89,7 @@ static int malloc_tiny(pymem_heap *h, proc *p, uint64_t size, uint32_t type, uin
     mspan *s;
     uint32_t i;
     int rc = next_slot(h, p, TINY_SPAN_CLASS, &s, &i);
-    if (!rc) rc = tiny_table(h, s);
+    if (!rc) rc = span_tiny_table(h, s);
     if (!rc && type) rc = type_table(h, s);
     if (rc) return rc;
     take_slot(s, i);
@@ -126,6 +126,12 @@ static inline int malloc_any(pymem_heap *h, proc *p, const size_classes *t, uint
 
 int heap_malloc(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t *addr) {
     return malloc_any(h, p, size_classes_go(), size, noscan, type, addr);
+}
+
+/* The next slot of a span class, or a large object of so many pages: for callers that know the class but not the size. */
+int heap_malloc_class(pymem_heap *h, proc *p, uint32_t span_class, uint64_t npages, uint32_t type, uint64_t *addr) {
+    if (span_class >> 1) return malloc_slot(h, p, span_class, type, addr);
+    return malloc_large(h, p, npages << PAGE_SHIFT, span_class & 1, type, addr);
 }
 
 int heap_malloc_each(pymem_heap *h, proc *p, const uint64_t *sizes, const uint8_t *noscan, int noscan_all,

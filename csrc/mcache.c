@@ -75,6 +75,7 @@ static int cache_span(pymem_heap *h, proc *p, uint32_t span_class, mspan **out) 
     uint64_t npages = t->npages[span_class >> 1];
     int budget = SPAN_BUDGET, rc = deduct_sweep_credit(h, p, npages << PAGE_SHIFT, 0);
     if (rc) return rc;
+    if (h->must_grow) return mheap_alloc_span(h, p, npages, PYMEM_SPAN_HEAP, span_class, out);
     *out = span_set_pop(h, span_class, false, true);
     if (*out) return PYMEM_OK;
     if (!h->sweep_done) {

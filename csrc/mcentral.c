@@ -73,6 +73,19 @@ void span_set_remove(pymem_heap *h, mspan *s, int parity) {
     if (s->in_set[parity]) unlink_span(h, set_of(h, s->set_class[parity], s->in_set[parity] == IN_FULL, parity), s, parity);
 }
 
+/* The last of its swept set becomes the first: it had been popped by mistake. */
+void span_set_to_front(pymem_heap *h, mspan *s) {
+    int parity = swept_parity(h);
+    span_set *q = set_of(h, s->set_class[parity], s->in_set[parity] == IN_FULL, parity);
+    if (q->first == s) return;
+    q->last = s->set_prev[parity];
+    q->last->set_next[parity] = NULL;
+    s->set_prev[parity] = NULL;
+    s->set_next[parity] = q->first;
+    q->first->set_prev[parity] = s;
+    q->first = s;
+}
+
 /* A drained set starts over; a block it had begun to pop goes back to the pool. Go: (*spanSet).reset */
 static void set_reset(pymem_heap *h, span_set *q) {
     if (q->head / SET_BLOCK_SPANS < q->spine_len && q->head % SET_BLOCK_SPANS) h->set_blocks_pool++;

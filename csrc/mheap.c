@@ -67,7 +67,7 @@ static uint64_t arenas_end_for(const pymem_heap *h, uint64_t end, uint64_t ask) 
 }
 
 /* Go: (*mheap).grow. All that can fail comes first. */
-static int grow(pymem_heap *h, proc *p, uint64_t npages) {
+int mheap_grow(pymem_heap *h, proc *p, uint64_t npages) {
     uint64_t ask = (npages + CHUNK_PAGES - 1) / CHUNK_PAGES * CHUNK_PAGES;
     uint64_t from = h->cur_page ? h->cur_page : h->padding / CHUNK_PAGES * CHUNK_PAGES;
     uint64_t limit = h->config.address_space >> PAGE_SHIFT;
@@ -100,7 +100,7 @@ static int take_pages(pymem_heap *h, proc *p, uint64_t npages, uint64_t *page, u
     }
     *page = page_alloc_find(&h->pages, npages);
     if (*page == NO_PAGE) {
-        int rc = grow(h, p, npages);
+        int rc = mheap_grow(h, p, npages);
         if (rc) return rc;
         *page = page_alloc_find(&h->pages, npages);
     }
@@ -159,14 +159,9 @@ static uint64_t *in_use_counter(pymem_heap *h, int kind) {
     return kind == PYMEM_SPAN_WORKBUF ? &h->in_workbufs : &h->in_other;
 }
 
-int mheap_alloc_span(pymem_heap *h, proc *p, uint64_t npages, int kind, uint32_t span_class, mspan **out) {
-    int rc = gcbits_reserve(h);
-    if (rc) return rc;
-    mspan *s = free_span_struct(h);
-    if (!s) return fail(h, PYMEM_ENOMEM, "no memory for span structs");
-    uint64_t page, scavenged;
-    rc = take_pages(h, p, npages, &page, &scavenged);
-    if (rc) return rc;
+/* A span over pages that are taken already; scavenged of them were the OS's. Structs and bitmaps are reserved. */
+static mspan *make_span(pymem_heap *h, proc *p, uint64_t page, uint64_t npages, uint64_t scavenged, int kind, uint32_t span_class) {
+    mspan *s = h->free_spans;
     h->free_spans = s->next;
     account_mspan_new(h, p);
     init_span(s, page_addr(h, page), npages, kind);
@@ -176,8 +171,28 @@ int mheap_alloc_span(pymem_heap *h, proc *p, uint64_t npages, int kind, uint32_t
     h->heap_released -= fresh;
     h->heap_free -= bytes - fresh;
     *in_use_counter(h, kind) += bytes;
-    *out = s;
-    return PYMEM_OK;
+    return s;
+}
+
+static int reserve_span(pymem_heap *h) {
+    int rc = gcbits_reserve(h);
+    if (rc) return rc;
+    return free_span_struct(h) ? PYMEM_OK : fail(h, PYMEM_ENOMEM, "no memory for span structs");
+}
+
+int mheap_alloc_span(pymem_heap *h, proc *p, uint64_t npages, int kind, uint32_t span_class, mspan **out) {
+    uint64_t page, scavenged;
+    int rc = reserve_span(h);
+    if (!rc) rc = take_pages(h, p, npages, &page, &scavenged);
+    if (!rc) *out = make_span(h, p, page, npages, scavenged, kind, span_class);
+    return rc;
+}
+
+/* The same at pages of the caller's choice, free in the page allocator. */
+int mheap_span_at(pymem_heap *h, proc *p, uint64_t page, uint64_t npages, int kind, uint32_t span_class, mspan **out) {
+    int rc = reserve_span(h);
+    if (!rc) *out = make_span(h, p, page, npages, page_alloc_take(&h->pages, page, npages), kind, span_class);
+    return rc;
 }
 
 static void drop_slot_tables(pymem_heap *h, mspan *s) {

@@ -5,13 +5,17 @@
 bool page_cache_fill(page_alloc *p, page_cache *c) {
     uint64_t page = page_alloc_find(p, 1);
     if (page == NO_PAGE) return false;
+    page_cache_fill_block(p, c, page & ~63ull);
+    return true;
+}
+
+void page_cache_fill_block(page_alloc *p, page_cache *c, uint64_t page) {
     chunk *k = &p->chunks[page / CHUNK_PAGES];
     uint64_t word = page % CHUNK_PAGES / 64, free_pages = ~k->alloc[word];
-    *c = (page_cache){.page = page & ~63ull, .cache = free_pages, .scav = k->scav[word] & free_pages};
+    *c = (page_cache){.page = page, .cache = free_pages, .scav = k->scav[word] & free_pages};
     k->alloc[word] = UINT64_MAX;
     k->scav[word] &= ~free_pages;
     page_alloc_update(p, page / CHUNK_PAGES, page / CHUNK_PAGES);
-    return true;
 }
 
 /* First bit of the lowest run of n ones, or 64: shifting by one and masking, n - 1 times, leaves the run's starts. */

@@ -310,3 +310,30 @@ const char *trace_get_string(const trace_reader *r, uint32_t index, uint32_t *le
 const char *trace_error(const trace_reader *r, uint64_t *offset);
 
 void trace_close(trace_reader *r);
+
+/* ---- following an execution trace ---- */
+
+typedef struct {
+    const uint8_t *kind; /* enum trace_kind */
+    const int16_t *p;
+    const uint64_t *a, *b;
+    const uint16_t *c;
+    uint64_t n;
+} pymem_trace_rows;
+
+typedef struct {
+    uint64_t allocations, matched, learned; /* learned: who held which span at the start, not told by a trace of several Ps */
+    uint64_t tiny;                          /* of the matched: parts of a tiny block that is there already */
+    uint64_t manual, manual_matched;        /* spans for stacks and the collector */
+    uint64_t unknown;                       /* allocations in no recorded span */
+    uint64_t cycles, forced, evicted;
+} pymem_follow_counts;
+
+typedef struct pymem_follow pymem_follow;
+/* The whole trace in memory, as deaths are read ahead. repair 0: open loop, nothing of the record but deaths,
+ * collections and manual spans is used. stats_reason: string index of the reason "read mem stats", 0 if there is none. */
+int pymem_follow_new(pymem_heap *h, const pymem_trace_rows *rows, uint64_t stats_reason, int repair, pymem_follow **out);
+void pymem_follow_free(pymem_follow *f);
+int pymem_follow_run(pymem_follow *f, uint64_t rows, int *done); /* at most so many more rows */
+void pymem_follow_result(const pymem_follow *f, pymem_follow_counts *out);
+uint64_t pymem_follow_misses(const pymem_follow *f, pymem_miss *out, uint64_t cap);

@@ -144,6 +144,14 @@ int stack_free(pymem_heap *h, proc *p, uint64_t addr, uint64_t n, bool cached) {
     return PYMEM_OK;
 }
 
+/* The span goes, whatever was on it. */
+void stack_forget_span(pymem_heap *h, mspan *s) {
+    for (uint32_t order = 0; order < NUM_STACK_ORDERS; order++)
+        if (s->nfree_stacks && (h->stack_pool[order] == s || (s->prev && s->elem_size == (uint64_t)FIXED_STACK << order)))
+            list_remove(&h->stack_pool[order], s);
+    s->nfree_stacks = 0;
+}
+
 /* Go: freeStackSpans, at the end of a cycle. */
 void stack_free_spans(pymem_heap *h, proc *p) {
     for (uint32_t order = 0; order < NUM_STACK_ORDERS; order++) {

@@ -1,0 +1,451 @@
+/* Holds the emulator against an execution trace, allocation by allocation. A trace tells where every object went and
+ * what every sweep freed, but not which spans were swept without freeing anything, nor (with several Ps) who held which
+ * span when it began. So the emulator predicts each address, is compared, and where it was wrong takes reality's span
+ * and goes on: one wrong guess about a span costs one miss.
+ *
+ * What of the record is followed: deaths (read ahead to the next cycle, as a mark would find them), when cycles turn,
+ * when a sweep frees something, that a fresh span was taken. Never an address of the allocation to be predicted. */
+#include <stdlib.h>
+#include <string.h>
+#include "internal.h"
+
+enum { MAX_MISSES = 64, NO_CODE = 0, MANUAL_CODE = 1 + 1 };
+
+/* What the record has at a page: code is kindclass + 1 (kindclass 1: manual; else span class << 1), 0 for nothing. */
+typedef struct { uint32_t back, npages; uint16_t code; } rec_page;
+
+typedef struct {
+    uint64_t *spans, n, cap;  /* announced by frees inside a sweep that an allocation makes; swept before the allocation */
+    bool in_sweep;            /* between SWEEP_BEGIN and SWEEP_END */
+    bool grew;                /* a fresh span was recorded since the last allocation */
+    uint8_t seen[NUM_SPAN_CLASSES], seen_pages; /* what of this proc's start is known by now */
+} proc_view;
+
+struct pymem_follow {
+    pymem_heap *h;
+    pymem_trace_rows rows;
+    uint64_t row, stats_reason;
+    bool repair, started, sweep_due;
+    rec_page *pages;
+    uint64_t npages;
+    uint16_t epoch;   /* flushes so far, never 0 */
+    proc_view *procs; /* [nprocs + 1]; the last for threads without a P */
+    int32_t nprocs;
+    pymem_follow_counts counts;
+    pymem_miss misses[MAX_MISSES];
+    uint64_t nmisses;
+};
+
+/* ---- the record's own map ---- */
+
+static int map_reserve(pymem_follow *f, uint64_t pages) {
+    if (pages <= f->npages) return PYMEM_OK;
+    uint64_t cap = f->npages ? f->npages : ARENA_PAGES;
+    while (cap < pages) cap *= 2;
+    void *q = os_grow(f->h, f->pages, f->npages * sizeof *f->pages, cap * sizeof *f->pages);
+    if (!q) return fail(f->h, PYMEM_ENOMEM, "no memory for the record's map of pages");
+    f->pages = q;
+    f->npages = cap;
+    return PYMEM_OK;
+}
+
+static int map_set(pymem_follow *f, uint64_t base, uint64_t npages, uint32_t code) {
+    pymem_heap *h = f->h;
+    uint64_t limit = h->config.address_space >> PAGE_SHIFT;
+    bool sane = base >= h->config.arena_base && base % PAGE_SIZE == 0 && npages && npages <= limit && page_of(h, base) <= limit - npages;
+    if (!sane) return fail(h, PYMEM_EFORMAT, "a span of %llu pages at 0x%llx", (unsigned long long)npages, (unsigned long long)base);
+    uint64_t page = page_of(h, base);
+    int rc = map_reserve(f, page + npages);
+    for (uint64_t i = 0; i < npages && !rc; i++) f->pages[page + i] = (rec_page){(uint32_t)i, (uint32_t)npages, (uint16_t)code};
+    return rc;
+}
+
+static const rec_page *map_at(const pymem_follow *f, uint64_t addr) {
+    if (addr < f->h->config.arena_base || page_of(f->h, addr) >= f->npages) return NULL;
+    const rec_page *r = &f->pages[page_of(f->h, addr)];
+    return r->code == NO_CODE ? NULL : r;
+}
+
+static uint64_t rec_base(const pymem_follow *f, uint64_t addr, const rec_page *r) {
+    return page_addr(f->h, page_of(f->h, addr) - r->back);
+}
+
+/* ---- procs ---- */
+
+static proc *proc_at(pymem_follow *f, uint64_t row, proc_view **view) {
+    int16_t p = f->rows.p[row];
+    bool known = p >= 0 && p < f->nprocs;
+    *view = &f->procs[known ? p : f->nprocs];
+    return known ? f->h->procs[p] : f->nprocs == 1 ? f->h->procs[0] : &f->h->no_p;
+}
+
+static void miss(pymem_follow *f, uint64_t got, uint64_t want, uint32_t kind) {
+    if (f->nmisses < MAX_MISSES) f->misses[f->nmisses++] = (pymem_miss){.row = f->row, .got = got, .want = want, .kind = kind};
+}
+
+/* ---- sweeping as the record lets it be seen ---- */
+
+static bool frees_something(const mspan *s) { return span_count_marks(s) < s->alloc_count; }
+static bool unswept(const pymem_heap *h, const mspan *s) { return s->state == SPAN_IN_USE && s->sweepgen == h->sweepgen - 2; }
+
+/* Is the span the first, in the order of sweeping, that frees something? Then all before it were swept in silence. */
+static bool is_next_in_turn(pymem_heap *h, const mspan *wanted) {
+    for (uint32_t k = h->sweep_cursor; k < 2 * NUM_SPAN_CLASSES; k++) {
+        span_set *q = set_unswept(h, k >> 1, !(k & 1));
+        for (const mspan *s = q->first; s; s = s->set_next[1 - swept_parity(h)]) {
+            if (s == wanted) return true;
+            if (unswept(h, s) && frees_something(s)) return false;
+        }
+    }
+    return false;
+}
+
+static int sweep_announced(pymem_follow *f, proc *p, mspan *wanted) {
+    pymem_heap *h = f->h;
+    bool freed;
+    if (is_next_in_turn(h, wanted)) {
+        for (mspan *s = NULL; s != wanted;) {
+            uint64_t base;
+            int rc = sweep_one(h, p, &s, &base);
+            if (rc || !base) return rc;
+        }
+        return PYMEM_OK;
+    }
+    return sweep_acquire(h, wanted) ? sweep_span(h, p, wanted, false, &freed) : PYMEM_OK;
+}
+
+static int remember(pymem_follow *f, proc_view *v, uint64_t base) {
+    if (v->n && v->spans[v->n - 1] == base) return PYMEM_OK;
+    if (v->n == v->cap) {
+        uint64_t cap = v->cap ? 2 * v->cap : 64;
+        void *q = os_grow(f->h, v->spans, v->cap * 8, cap * 8);
+        if (!q) return fail(f->h, PYMEM_ENOMEM, "no memory for announced sweeps");
+        v->spans = q;
+        v->cap = cap;
+    }
+    v->spans[v->n++] = base;
+    return PYMEM_OK;
+}
+
+/* Before an allocation of a class the spans announced on its way are swept, but for those of its own class: those the
+ * refill itself will come upon. */
+static int sweep_remembered(pymem_follow *f, proc *p, proc_view *v, uint32_t span_class) {
+    for (uint64_t i = 0; i < v->n; i++) {
+        mspan *s = mheap_span_of(f->h, v->spans[i]);
+        if (!s || !unswept(f->h, s)) continue;
+        bool refills = span_class > 1 && s->span_class == span_class && span_count_marks(s);
+        int rc = refills ? PYMEM_OK : sweep_announced(f, p, s);
+        if (rc) return rc;
+    }
+    v->n = 0;
+    return PYMEM_OK;
+}
+
+static int on_freed(pymem_follow *f, uint64_t addr) {
+    proc_view *v;
+    proc *p = proc_at(f, f->row, &v);
+    mspan *s = mheap_span_of(f->h, addr);
+    if (!f->repair || !s || !unswept(f->h, s)) return PYMEM_OK;
+    return v->in_sweep ? remember(f, v, s->base) : sweep_announced(f, p, s);
+}
+
+/* ---- cycles ---- */
+
+/* What the sweeps of this cycle will free is dead now. A slot met twice is fine. */
+static int read_deaths(pymem_follow *f) {
+    const pymem_trace_rows *t = &f->rows;
+    for (uint64_t i = f->row + 1; i < t->n && t->kind[i] != TRACE_GC_END; i++) {
+        if (t->kind[i] != TRACE_OBJECT_FREE) continue;
+        mspan *s = mheap_span_of(f->h, t->a[i]);
+        if (!s || s->state != SPAN_IN_USE) continue;
+        uint32_t slot = span_slot_of(s, t->a[i]);
+        if (slot >= s->nelems || !span_is_allocated(s, slot)) continue;
+        int rc = span_kill_slot(f->h, s, slot);
+        if (rc) return rc;
+    }
+    return PYMEM_OK;
+}
+
+static int flush_all(pymem_follow *f, proc *p) {
+    if (++f->epoch == 0) f->epoch = 1;
+    for (int32_t i = 0; i < f->nprocs; i++) {
+        int rc = proc_flush(f->h, p, f->h->procs[i]);
+        if (rc) return rc;
+    }
+    return PYMEM_OK;
+}
+
+static int on_gc_begin(pymem_follow *f, proc *p) {
+    for (int32_t i = 0; i <= f->nprocs; i++) {
+        int rc = sweep_remembered(f, p, &f->procs[i], 0);
+        if (rc) return rc;
+    }
+    f->counts.cycles++;
+    f->counts.forced += f->rows.c[f->row] == 1;
+    f->sweep_due = f->rows.c[f->row] == 1;
+    return gc_begin(f->h, p);
+}
+
+static int sweep_rest(pymem_follow *f, proc *p) {
+    for (;;) {
+        mspan *s;
+        uint64_t base;
+        int rc = sweep_one(f->h, p, &s, &base);
+        if (rc || !base) return rc;
+    }
+}
+
+/* A cycle that was asked for is swept before the caller goes on. */
+static int on_gc_end(pymem_follow *f, proc *p) {
+    int rc = read_deaths(f);
+    if (rc) return rc;
+    gc_mark_record(f->h);
+    gc_flip(f->h);
+    rc = flush_all(f, p);
+    gc_end(f->h, p, f->sweep_due);
+    if (!rc && f->sweep_due) rc = sweep_rest(f, p);
+    f->sweep_due = false;
+    return rc;
+}
+
+/* ---- spans ---- */
+
+static int on_manual(pymem_follow *f, uint64_t base, uint64_t npages) {
+    proc_view *v;
+    proc *p = proc_at(f, f->row, &v);
+    mspan *s;
+    f->counts.manual++;
+    if (f->nprocs > 1 && p->has_p && !v->seen_pages && npages < PAGE_CACHE_PAGES / 4 && f->repair) {
+        v->seen_pages = 1; /* which block of pages the proc holds shows when it first takes from it */
+        int rc = restore_page_block(f->h, p, base);
+        if (rc) return rc;
+    }
+    int rc = mheap_alloc_span(f->h, p, npages, PYMEM_SPAN_STACK, 0, &s);
+    if (rc) return rc;
+    if (s->base == base) {
+        f->counts.manual_matched++;
+        return PYMEM_OK;
+    }
+    miss(f, s->base, base, TRACE_SPAN_ALLOC);
+    if (!f->repair) return PYMEM_OK;
+    restore_drop(f->h, s);
+    rc = restore_span(f->h, base, npages, PYMEM_SPAN_STACK, 0, &s);
+    if (!rc && npages < PAGE_CACHE_PAGES / 4 && p->has_p) restore_adopt_block(f->h, p, base);
+    return rc;
+}
+
+static int on_span_alloc(pymem_follow *f) {
+    uint64_t base = f->rows.a[f->row], npages = f->rows.b[f->row];
+    uint32_t kindclass = f->rows.c[f->row];
+    int rc = map_set(f, base, npages, kindclass + 1);
+    if (rc) return rc;
+    if (kindclass & 1) return on_manual(f, base, npages);
+    proc_view *v;
+    proc *p = proc_at(f, f->row, &v);
+    v->grew = true;
+    if (f->nprocs > 1 && p->has_p && !v->seen_pages && npages < PAGE_CACHE_PAGES / 4 && f->repair) {
+        v->seen_pages = 1;
+        return restore_page_block(f->h, p, base);
+    }
+    return PYMEM_OK;
+}
+
+static int on_span_free(pymem_follow *f) {
+    uint64_t base = f->rows.a[f->row];
+    const rec_page *r = map_at(f, base);
+    if (!r) return PYMEM_OK;
+    bool manual = r->code == MANUAL_CODE;
+    int rc = map_set(f, base, r->npages, NO_CODE);
+    mspan *s = mheap_span_of(f->h, base);
+    if (rc || !s || s->base != base) return rc;
+    if (!manual) return on_freed(f, base);
+    if (s->state == SPAN_MANUAL) mheap_free_span(f->h, &f->h->no_p, s);
+    return PYMEM_OK;
+}
+
+/* ---- allocations ---- */
+
+static int repair_alloc(pymem_follow *f, proc *p, uint64_t got, bool fresh, uint64_t want, const rec_page *r) {
+    pymem_heap *h = f->h;
+    uint64_t base = rec_base(f, want, r);
+    uint32_t span_class = (uint32_t)(r->code - 1) >> 1;
+    restore_undo(h, p, got, fresh);
+    if (span_class >> 1)
+        return restore_cached(h, p, base, r->npages, span_class, (uint32_t)((want - base) / size_classes_go()->size[span_class >> 1]));
+    mspan *s;
+    int rc = restore_span(h, base, r->npages, PYMEM_SPAN_HEAP, span_class, &s);
+    if (!rc) restore_large(h, p, s);
+    return rc;
+}
+
+/* With several Ps a proc's span of a class shows when it first allocates from it. */
+static bool learn_span(pymem_follow *f, proc *p, proc_view *v, uint64_t want, const rec_page *r, int *rc) {
+    uint32_t span_class = (uint32_t)(r->code - 1) >> 1;
+    if (f->nprocs < 2 || !f->repair || v->seen[span_class] || span_class < 2) return false;
+    v->seen[span_class] = 1;
+    uint64_t base = rec_base(f, want, r);
+    mspan *s = mheap_span_of(f->h, base);
+    if (!s || s->base != base || s->span_class != span_class || p->cache->alloc[span_class] != &empty_span) return false;
+    *rc = restore_cached(f->h, p, base, r->npages, span_class, (uint32_t)((want - base) / s->elem_size));
+    f->counts.learned++;
+    return true;
+}
+
+/* A trace names a tiny object by its block, and all 16-byte objects without pointers alike. One at a block handed out
+ * since the procs were last flushed, which ends all current blocks, is another part of it; else the slot is new. The
+ * span's table of tiny objects remembers when. */
+static bool joins_tiny_block(pymem_follow *f, uint64_t block) {
+    mspan *s = mheap_span_of(f->h, block);
+    if (!s || s->span_class != TINY_SPAN_CLASS || s->state != SPAN_IN_USE || !s->tiny_live) return false;
+    uint32_t slot = span_slot_of(s, block);
+    return slot < s->nelems && span_is_allocated(s, slot) && s->tiny_live[slot] == f->epoch;
+}
+
+static int open_tiny_block(pymem_follow *f, uint64_t block) {
+    mspan *s = mheap_span_of(f->h, block);
+    int rc = span_tiny_table(f->h, s);
+    if (!rc) s->tiny_live[span_slot_of(s, block)] = f->epoch;
+    return rc;
+}
+
+static int predict(pymem_follow *f, proc *p, uint32_t span_class, uint64_t npages, uint32_t type, uint64_t *addr) {
+    f->h->scripted = f->repair;
+    f->h->nscript = 0;
+    int rc = heap_malloc_class(f->h, p, span_class, npages, type, addr);
+    f->h->scripted = false;
+    return rc;
+}
+
+static int on_alloc(pymem_follow *f) {
+    pymem_heap *h = f->h;
+    uint64_t want = f->rows.a[f->row];
+    const rec_page *r = map_at(f, want);
+    proc_view *v;
+    proc *p = proc_at(f, f->row, &v);
+    if (!r || r->code == MANUAL_CODE || !p->cache) {
+        f->counts.unknown++;
+        return PYMEM_OK;
+    }
+    uint32_t span_class = (uint32_t)(r->code - 1) >> 1;
+    bool header = !(span_class & 1) && span_class >> 1 && size_classes_go()->size[span_class >> 1] > MIN_HEADER_SIZE;
+    f->counts.allocations++;
+    if (header) want -= MALLOC_HEADER;
+    if (span_class == TINY_SPAN_CLASS) want &= ~(uint64_t)(TINY_SIZE - 1);
+    int rc = sweep_remembered(f, p, v, span_class);
+    if (rc) return rc;
+    if (span_class == TINY_SPAN_CLASS && joins_tiny_block(f, want)) {
+        f->counts.matched++;
+        f->counts.tiny++;
+        h->tiny_allocs++;
+        return PYMEM_OK;
+    }
+    if (learn_span(f, p, v, want, r, &rc)) {
+        f->counts.allocations--;
+        return rc;
+    }
+    uint64_t got, spans = h->pages_in_use;
+    h->must_grow = f->repair && v->grew;
+    v->grew = false;
+    rc = predict(f, p, span_class, r->npages, (uint32_t)f->rows.b[f->row], &got);
+    h->must_grow = false;
+    if (rc) return rc;
+    if (got == want) {
+        f->counts.matched++;
+    } else {
+        miss(f, got, want, TRACE_OBJECT_ALLOC);
+        rc = f->repair ? repair_alloc(f, p, got, h->pages_in_use > spans, want, r) : PYMEM_OK;
+    }
+    if (!rc && span_class == TINY_SPAN_CLASS) rc = open_tiny_block(f, f->repair ? want : got);
+    return rc;
+}
+
+/* ---- the start ---- */
+
+static int start_spans(pymem_follow *f) {
+    const pymem_trace_rows *t = &f->rows;
+    for (uint64_t i = 0; i < t->n; i++) {
+        if (t->kind[i] == TRACE_STW_END || t->kind[i] == TRACE_OBJECT_ALLOC) break;
+        if (t->kind[i] != TRACE_SPAN) continue;
+        bool manual = t->c[i] & 1;
+        mspan *s;
+        int rc = map_set(f, t->a[i], t->b[i], t->c[i] + 1u);
+        if (!rc) rc = restore_span(f->h, t->a[i], t->b[i], manual ? PYMEM_SPAN_STACK : PYMEM_SPAN_HEAP, manual ? 0 : t->c[i] >> 1, &s);
+        if (rc) return rc;
+    }
+    return PYMEM_OK;
+}
+
+static int start_objects(pymem_follow *f) {
+    const pymem_trace_rows *t = &f->rows;
+    uint64_t i = 0, object;
+    for (; i < t->n && t->kind[i] != TRACE_STW_END && t->kind[i] != TRACE_OBJECT_ALLOC; i++) {
+        if (t->kind[i] != TRACE_OBJECT) continue;
+        int rc = restore_object(f->h, t->a[i], &object);
+        if (rc) return rc;
+    }
+    f->row = i;
+    return restore_done(f->h);
+}
+
+/* ---- one row, all rows ---- */
+
+static int do_row(pymem_follow *f) {
+    proc_view *v;
+    proc *p = proc_at(f, f->row, &v);
+    switch (f->rows.kind[f->row]) {
+    case TRACE_OBJECT_ALLOC: return on_alloc(f);
+    case TRACE_OBJECT_FREE: return on_freed(f, f->rows.a[f->row]);
+    case TRACE_SPAN_ALLOC: return on_span_alloc(f);
+    case TRACE_SPAN_FREE: return on_span_free(f);
+    case TRACE_GC_BEGIN: return on_gc_begin(f, p);
+    case TRACE_GC_END: return on_gc_end(f, p);
+    case TRACE_SWEEP_BEGIN: v->in_sweep = true; return PYMEM_OK;
+    case TRACE_SWEEP_END: v->in_sweep = false; return PYMEM_OK;
+    case TRACE_STW_BEGIN:
+        if (f->stats_reason && f->rows.b[f->row] == f->stats_reason) return flush_all(f, p);
+        return PYMEM_OK;
+    default: return PYMEM_OK;
+    }
+}
+
+int follow_run(pymem_follow *f, uint64_t rows, int *done) {
+    int rc = PYMEM_OK;
+    if (!f->started) {
+        f->started = true;
+        rc = start_spans(f);
+        if (!rc) rc = start_objects(f);
+    }
+    uint64_t end = rows < f->rows.n - f->row ? f->row + rows : f->rows.n;
+    for (; f->row < end && !rc; f->row++) rc = do_row(f);
+    *done = f->row == f->rows.n;
+    return rc;
+}
+
+pymem_heap *follow_heap(const pymem_follow *f) { return f->h; }
+
+int pymem_follow_new(pymem_heap *h, const pymem_trace_rows *rows, uint64_t stats_reason, int repair, pymem_follow **out) {
+    pymem_follow *f = *out = calloc(1, sizeof *f);
+    if (!f) return PYMEM_ENOMEM;
+    *f = (pymem_follow){.h = h, .rows = *rows, .stats_reason = stats_reason, .repair = repair, .epoch = 1, .nprocs = h->nprocs};
+    f->procs = calloc((size_t)h->nprocs + 1, sizeof *f->procs);
+    if (f->procs) return PYMEM_OK;
+    free(f);
+    *out = NULL;
+    return PYMEM_ENOMEM;
+}
+
+void pymem_follow_free(pymem_follow *f) {
+    if (!f) return;
+    for (int32_t i = 0; i <= f->nprocs; i++) os_free(f->h, f->procs[i].spans, f->procs[i].cap * 8);
+    os_free(f->h, f->pages, f->npages * sizeof *f->pages);
+    free(f->procs);
+    free(f);
+}
+
+void pymem_follow_result(const pymem_follow *f, pymem_follow_counts *out) { *out = f->counts; }
+
+uint64_t pymem_follow_misses(const pymem_follow *f, pymem_miss *out, uint64_t cap) {
+    uint64_t n = f->nmisses < cap ? f->nmisses : cap;
+    memcpy(out, f->misses, n * sizeof *out);
+    return n;
+}

@@ -1,0 +1,224 @@
+/* Putting the heap into a state that a recording tells of, instead of getting there step by step: the heap a trace
+ * starts from, and, for a follower that predicted wrongly, the one span where reality differs. */
+#include <string.h>
+#include "internal.h"
+
+/* The heap as Go would have grown it to reach the page. */
+static int map_to(pymem_heap *h, uint64_t end_page) {
+    while (h->cur_page < end_page) {
+        uint64_t missing = h->cur_page ? end_page - h->cur_page : CHUNK_PAGES;
+        int rc = mheap_grow(h, &h->no_p, missing);
+        if (rc) return rc;
+    }
+    return PYMEM_OK;
+}
+
+static bool take_from_caches(pymem_heap *h, uint64_t page) {
+    for (int32_t i = 0; i < h->nprocs; i++) {
+        page_cache *c = h->procs[i] ? &h->procs[i]->pages : NULL;
+        if (!c || page < c->page || page >= c->page + PAGE_CACHE_PAGES || !(c->cache >> (page & 63) & 1)) continue;
+        uint64_t mask = 1ull << (page & 63);
+        if (c->scav & mask) {
+            h->heap_released -= PAGE_SIZE;
+            h->heap_free += PAGE_SIZE;
+        }
+        c->cache &= ~mask;
+        c->scav &= ~mask;
+        return true;
+    }
+    return false;
+}
+
+static void uncache_everywhere(pymem_heap *h, mspan *s) {
+    for (int32_t i = 0; i < h->nprocs; i++) {
+        mcache *c = h->procs[i] ? h->procs[i]->cache : NULL;
+        for (uint32_t k = 0; c && k < NUM_SPAN_CLASSES; k++)
+            if (c->alloc[k] == s) c->alloc[k] = &empty_span;
+    }
+}
+
+/* Reality has something else at this span's pages: its objects are forgotten. */
+static void evict(pymem_heap *h, mspan *s) {
+    uncache_everywhere(h, s);
+    for (int parity = 0; parity < 2; parity++) span_set_remove(h, s, parity);
+    if (s->state == SPAN_MANUAL) stack_forget_span(h, s);
+    s->alloc_count = 0;
+    mheap_free_span(h, &h->no_p, s);
+}
+
+/* Pages [page, page + n) are free in the page allocator afterwards, whoever had them. */
+static void vacate(pymem_heap *h, uint64_t page, uint64_t npages) {
+    for (uint64_t i = page; i < page + npages; i++) {
+        mspan *s = h->arenas[i / ARENA_PAGES][i % ARENA_PAGES];
+        if (s) evict(h, s);
+        else if (take_from_caches(h, i)) page_alloc_free(&h->pages, i, 1);
+    }
+}
+
+int restore_span(pymem_heap *h, uint64_t base, uint64_t npages, int kind, uint32_t span_class, mspan **out) {
+    bool sane = base >= h->config.arena_base && base % PAGE_SIZE == 0 && npages && npages <= h->config.address_space >> PAGE_SHIFT;
+    uint32_t sizeclass = span_class >> 1;
+    if (kind == PYMEM_SPAN_HEAP && sizeclass)
+        sane = sane && sizeclass < NUM_CLASSES && npages == size_classes_go()->npages[sizeclass];
+    uint64_t page = sane ? page_of(h, base) : 0;
+    if (!sane || page < h->padding)
+        return fail(h, PYMEM_EFORMAT, "a span of %llu pages and class %u at 0x%llx cannot be", (unsigned long long)npages, span_class,
+                    (unsigned long long)base);
+    int rc = map_to(h, page + npages);
+    if (rc) return rc;
+    vacate(h, page, npages);
+    return mheap_span_at(h, &h->no_p, page, npages, kind, span_class, out);
+}
+
+/* An object alive in the snapshot: its slot is taken. */
+int restore_object(pymem_heap *h, uint64_t addr, uint64_t *object) {
+    mspan *s = mheap_span_of(h, addr);
+    uint32_t i = s ? span_slot_of(s, addr) : 0;
+    if (!s || s->state != SPAN_IN_USE || i >= s->nelems)
+        return fail(h, PYMEM_EFORMAT, "the object at 0x%llx of the start heap is in no span", (unsigned long long)addr);
+    if (!bit_get(s->alloc_bits, i)) {
+        bit_set(s->alloc_bits, i);
+        s->alloc_count++;
+    }
+    *object = s->base + i * s->elem_size;
+    return PYMEM_OK;
+}
+
+static void count_restored(pymem_heap *h, const mspan *s) {
+    uint64_t bytes = s->alloc_count * s->elem_size;
+    if (s->span_class >> 1) {
+        h->small_allocs[s->span_class >> 1] += s->alloc_count;
+    } else {
+        h->large_allocs += s->alloc_count;
+        h->large_alloc += bytes;
+    }
+    heap_live_add(h, (int64_t)bytes);
+}
+
+/* All spans and objects are there: full spans go to their sets. Of each class's other spans the last one found is
+ * cached by proc 0 if that is the only proc, else all are on the partial set until it shows who holds which. */
+int restore_done(pymem_heap *h) {
+    proc *only = h->nprocs == 1 ? h->procs[0] : NULL;
+    for (uint64_t page = h->padding; page < h->cur_page;) {
+        mspan *s = h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+        page += s ? s->npages : 1;
+        if (!s || s->state != SPAN_IN_USE) continue;
+        count_restored(h, s);
+        s->freeindex = 0;
+        s->freeindex = (uint16_t)span_next_free(s); /* all below the first hole were handed out in order */
+        bool full = s->alloc_count == s->nelems;
+        mspan **cached = only && !full ? &only->cache->alloc[s->span_class] : NULL;
+        if (cached && *cached != &empty_span) {
+            (*cached)->sweepgen = h->sweepgen;
+            (*cached)->count_before_cache = 0;
+            span_set_push(h, only, *cached, false);
+        }
+        if (cached) {
+            *cached = s;
+            s->sweepgen = h->sweepgen + 3;
+            s->count_before_cache = s->alloc_count;
+            heap_live_add(h, (int64_t)(s->npages << PAGE_SHIFT) - (int64_t)(s->alloc_count * s->elem_size));
+        } else {
+            span_set_push(h, &h->no_p, s, full);
+        }
+    }
+    if (only) page_cache_fill(&h->pages, &only->pages);
+    return PYMEM_OK;
+}
+
+/* ---- a follower's repairs ---- */
+
+/* The slot that a wrong prediction took is free again. A span made for it goes, its pages back where they came from. */
+static void undo_small(pymem_heap *h, proc *p, mspan *s, uint32_t slot, bool fresh) {
+    p->cache->alloc[s->span_class] = &empty_span;
+    s->alloc_count--;
+    s->freeindex = (uint16_t)slot;
+    if (!fresh) {
+        h->small_allocs[s->span_class >> 1] += (uint64_t)(s->alloc_count - s->count_before_cache);
+        s->count_before_cache = 0;
+        s->sweepgen = h->sweepgen;
+        span_set_push(h, p, s, false);
+        span_set_to_front(h, s);
+        return;
+    }
+    uint64_t page = page_of(h, s->base), npages = s->npages;
+    s->alloc_count = 0;
+    mheap_free_span(h, p, s);
+    bool cached = page >= p->pages.page && page + npages <= p->pages.page + PAGE_CACHE_PAGES && p->pages.cache;
+    if (!cached) return;
+    page_alloc_take(&h->pages, page, npages);
+    p->pages.cache |= ((1ull << npages) - 1) << (page & 63);
+}
+
+/* The proc's page cache must have held this block, as its new span lies there. */
+void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base) {
+    uint64_t page = page_of(h, base);
+    if (p->pages.cache && (page & ~63ull) == p->pages.page) return;
+    for (int32_t i = 0; i < h->nprocs; i++)
+        if (h->procs[i] && h->procs[i]->pages.page == (page & ~63ull) && h->procs[i]->pages.cache) return;
+    page_cache_flush(&h->pages, &p->pages);
+    page_cache_fill_block(&h->pages, &p->pages, page & ~63ull);
+}
+
+/* The same, before the span is taken: the proc holds the free pages of this block. */
+int restore_page_block(pymem_heap *h, proc *p, uint64_t base) {
+    int rc = map_to(h, page_of(h, base) + 1);
+    if (!rc) restore_adopt_block(h, p, base);
+    return rc;
+}
+
+/* A large object that is at s in reality. */
+void restore_large(pymem_heap *h, proc *p, mspan *s) {
+    s->freeindex = 1;
+    s->alloc_count = 1;
+    h->large_allocs++;
+    h->large_alloc += s->elem_size;
+    span_set_push(h, p, s, true);
+}
+
+void restore_drop(pymem_heap *h, mspan *s) { evict(h, s); }
+
+/* The proc allocates this class from the span at base now, and has just taken the slot there. */
+int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint32_t span_class, uint32_t slot) {
+    mspan *s = mheap_span_of(h, base);
+    if (!s || s->base != base || s->state != SPAN_IN_USE || s->span_class != span_class) {
+        int rc = restore_span(h, base, npages, PYMEM_SPAN_HEAP, span_class, &s);
+        if (rc) return rc;
+        if (npages < PAGE_CACHE_PAGES / 4) restore_adopt_block(h, p, base);
+    }
+    bool freed;
+    if (sweep_acquire(h, s)) {
+        int rc = sweep_span(h, p, s, true, &freed);
+        if (rc) return rc;
+    }
+    mspan *old = p->cache->alloc[span_class];
+    if (old != s && old != &empty_span) {
+        h->small_allocs[span_class >> 1] += (uint64_t)(old->alloc_count - old->count_before_cache);
+        old->count_before_cache = 0;
+        old->sweepgen = h->sweepgen;
+        span_set_push(h, p, old, old->alloc_count == old->nelems);
+    }
+    if (old != s) {
+        uncache_everywhere(h, s);
+        span_set_remove(h, s, swept_parity(h));
+        s->count_before_cache = s->alloc_count;
+        p->cache->alloc[span_class] = s;
+        s->sweepgen = h->sweepgen + 3;
+    }
+    if (slot < s->freeindex) return PYMEM_OK; /* taken already, as far as the emulator knows */
+    for (uint32_t i = s->freeindex; i <= slot; i++) /* allocation goes upwards: what lies below is taken */
+        if (!bit_get(s->alloc_bits, i)) s->alloc_count++;
+    s->freeindex = (uint16_t)(slot + 1);
+    return PYMEM_OK;
+}
+
+void restore_undo(pymem_heap *h, proc *p, uint64_t addr, bool fresh) {
+    mspan *s = mheap_span_of(h, addr);
+    if (s->span_class >> 1) {
+        undo_small(h, p, s, span_slot_of(s, addr), fresh);
+        return;
+    }
+    h->large_allocs--;
+    h->large_alloc -= s->elem_size;
+    evict(h, s);
+}
