@@ -189,8 +189,8 @@ static int check_generation(trace_reader *r, const struct batch_header *h, uint6
                       (unsigned long long)h->generation, (unsigned long long)*generation);
 }
 
-/* Whether the file ended in the middle of the generation. Before 1.26 nothing marks a generation's end; its last
- * batches are its strings and, before 1.25, its clock. */
+/* Whether the file ended in the middle of the generation. Before 1.26 nothing marks a generation's end, but its strings
+ * are what Go writes last. */
 static int is_cut(const trace_reader *r, uint64_t generation) {
     if (r->pos < r->len) return 1;
     if (generation == 0) return 0;

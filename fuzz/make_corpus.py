@@ -1,6 +1,6 @@
 """Make a corpus for the trace fuzzer out of the small real traces: whole, cut, and with batches dropped or doubled.
 
-    python fuzz/make_corpus.py FOLDER
+python fuzz/make_corpus.py FOLDER
 """
 
 from __future__ import annotations

@@ -189,6 +189,9 @@ _DTYPES: dict[str, type[np.integer[Any]]] = {
     "kind": np.uint8,
 }
 
+# Where columns that widen as values ask for it begin.
+_NARROW: dict[str, type[np.integer[Any]]] = {"b": np.uint8, "g": np.int8, "p": np.int8, "c": np.uint8}
+
 
 def _kind_mask(kinds: Iterable[EventKind | int] | None) -> int:
     if kinds is None:
@@ -310,9 +313,7 @@ class TraceReader:
         lib.trace_get_info(self._open_reader(), raw)
         out = ffi.new("trace_type[]", raw.num_types)
         lib.trace_get_types(self._reader, 0, raw.num_types, out)
-        return tuple(
-            TypeInfo(t.address, t.size, t.ptrdata, _text(t.name, t.name_len)) for t in out
-        )
+        return tuple(TypeInfo(t.address, t.size, t.ptrdata, _text(t.name, t.name_len)) for t in out)
 
     @property
     def strings(self) -> tuple[str, ...]:
@@ -376,7 +377,8 @@ def _empty_columns(size: int) -> dict[str, npt.NDArray[Any]]:
     offsets = np.cumsum([0, *(np.dtype(dtype).itemsize * size for dtype in _DTYPES.values())])
     block = np.empty(offsets[-1], np.uint8)
     return {
-        name: block[offsets[i] : offsets[i + 1]].view(dtype) for i, (name, dtype) in enumerate(_DTYPES.items())
+        name: block[offsets[i] : offsets[i + 1]].view(dtype)
+        for i, (name, dtype) in enumerate(_DTYPES.items())
     }
 
 
@@ -384,10 +386,9 @@ class _Columns:
     """Columns of a known length that are filled from the front and widen when a value asks for it."""
 
     def __init__(self, length: int) -> None:
-        narrow = {"b": np.uint8, "c": np.uint8, "g": np.int8, "p": np.int8}
         self._length = length
         self._filled = 0
-        self.arrays = {name: np.empty(length, narrow.get(name, dtype)) for name, dtype in _DTYPES.items()}
+        self.arrays = {name: np.empty(length, dtype) for name, dtype in (_DTYPES | _NARROW).items()}
 
     def append(self, chunk: dict[str, npt.NDArray[Any]], count: int) -> None:
         start, end = self._filled, self._filled + count
