@@ -44,7 +44,7 @@ static int get_proc(pymem_heap *h, int32_t id, bool mallocs, proc **out) {
     *out = id == PYMEM_NO_PROC ? &h->no_p : h->procs[id];
     if (!mallocs) return PYMEM_OK;
     if (!(*out)->cache) return fail(h, PYMEM_EINVAL, "objects are allocated on a processor; this thread has none");
-    return (*out)->flush_gen == h->sweepgen ? PYMEM_OK : proc_prepare(h, *out);
+    return (*out)->flush_gen == h->sweepgen ? PYMEM_OK : proc_flush(h, *out, *out);
 }
 
 /* ---- a heap's life ---- */
@@ -117,7 +117,7 @@ int pymem_proc_destroy(pymem_heap *h, int32_t id) {
     proc *p;
     int rc = get_proc(h, id, true, &p);
     if (!rc && id == PYMEM_NO_PROC) rc = fail(h, PYMEM_EINVAL, "there is no processor -1");
-    return leave(h, rc ? rc : proc_destroy(h, id));
+    return leave(h, rc ? rc : proc_destroy(h, p, id));
 }
 
 /* ---- allocation ---- */
@@ -248,7 +248,7 @@ int pymem_flush(pymem_heap *h, int32_t id) {
     ENTER(h);
     proc *p;
     int rc = get_proc(h, id, false, &p);
-    if (!rc && p->cache) rc = proc_prepare(h, p);
+    if (!rc && p->cache) rc = proc_flush(h, p, p);
     return leave(h, rc);
 }
 
@@ -325,11 +325,12 @@ int pymem_page_cache_flush(pymem_heap *h, int32_t id) {
 
 /* ---- MemStats ---- */
 
-int pymem_read_mem_stats(pymem_heap *h, int flush, pymem_mem_stats *out) {
+int pymem_read_mem_stats(pymem_heap *h, int32_t id, int flush, pymem_mem_stats *out) {
     ENTER(h);
-    int rc = PYMEM_OK;
+    proc *p;
+    int rc = get_proc(h, id, false, &p);
     for (int32_t i = 0; flush && i < h->nprocs && !rc; i++)
-        if (h->procs[i]) rc = proc_prepare(h, h->procs[i]);
+        if (h->procs[i]) rc = proc_flush(h, p, h->procs[i]);
     if (!rc) mem_stats_read(h, out);
     return leave(h, rc);
 }

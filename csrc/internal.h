@@ -189,6 +189,7 @@ struct pymem_heap {
     uint64_t arenas_cap_emulated; /* entries that Go's allArenas array has room for */
     uint32_t set_blocks_pool;     /* blocks of span sets waiting for reuse */
     mapped_range summary_mapped[5], scav_index_mapped;
+    bool metadata_huge;
     uint64_t l2_mapped; /* 1 MB tables of chunk bitmaps, 8,192 chunks each */
 };
 
@@ -218,6 +219,7 @@ void fix_alloc_give(fix_alloc *f);
 void account_mspan_new(pymem_heap *h, proc *p);
 void account_mspan_free(pymem_heap *h, proc *p);
 void account_birth(pymem_heap *h);
+void account_cycle_end(pymem_heap *h, proc *p);
 void account_arena(pymem_heap *h, proc *p, uint64_t narenas);
 void account_pages_grow(pymem_heap *h, uint64_t base, uint64_t limit);
 void mem_stats_read(pymem_heap *h, pymem_mem_stats *out);
@@ -284,26 +286,26 @@ void pace_sweeper(pymem_heap *h, uint64_t trigger);
 
 /* ---- mcache.c ---- */
 int mcache_refill(pymem_heap *h, proc *p, uint32_t span_class);
-int mcache_release_all(pymem_heap *h, proc *p);
+int mcache_release_all(pymem_heap *h, proc *p, mcache *c);
 int alloc_large(pymem_heap *h, proc *p, uint64_t size, bool noscan, mspan **out);
 mcache *mcache_new(pymem_heap *h);
 
 /* ---- stack.c ---- */
 int stack_alloc(pymem_heap *h, proc *p, uint64_t n, bool cached, uint64_t *addr);
 int stack_free(pymem_heap *h, proc *p, uint64_t addr, uint64_t n, bool cached);
-void stack_cache_clear(pymem_heap *h, proc *p);
+void stack_cache_clear(pymem_heap *h, proc *p, mcache *c);
 void stack_free_spans(pymem_heap *h, proc *p);
 
 /* ---- proc.c ---- */
 int proc_new(pymem_heap *h, int32_t *id);
-int proc_destroy(pymem_heap *h, int32_t id);
+int proc_destroy(pymem_heap *h, proc *p, int32_t id);
 
 /* ---- mgc.c ---- */
 int gc_begin(pymem_heap *h, proc *p);
 void gc_mark_record(pymem_heap *h);
 void gc_flip(pymem_heap *h);
 void gc_end(pymem_heap *h, proc *p, bool forced);
-int proc_prepare(pymem_heap *h, proc *p);
+int proc_flush(pymem_heap *h, proc *p, proc *owner);
 
 /* ---- malloc.c ---- */
 int heap_malloc(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t *addr);

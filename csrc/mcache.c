@@ -110,9 +110,8 @@ int mcache_refill(pymem_heap *h, proc *p, uint32_t span_class) {
     return PYMEM_OK;
 }
 
-/* Go: (*mcache).releaseAll. If memory runs out half way, the spans not yet released stay cached. */
-int mcache_release_all(pymem_heap *h, proc *p) {
-    mcache *c = p->cache;
+/* p empties c, its own or another's. If memory runs out half way, the rest stays cached. Go: (*mcache).releaseAll */
+int mcache_release_all(pymem_heap *h, proc *p, mcache *c) {
     for (uint32_t i = 0; i < NUM_SPAN_CLASSES; i++) {
         mspan *s = c->alloc[i];
         if (s == &empty_span) continue;

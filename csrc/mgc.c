@@ -42,18 +42,20 @@ void gc_flip(pymem_heap *h) {
     h->heap_live = (int64_t)h->heap_marked;
 }
 
-/* Go: prepareForSweep, flushmcache. The proc gives back spans, tiny block and stacks, and is of this cycle from now on. */
-int proc_prepare(pymem_heap *h, proc *p) {
-    int rc = mcache_release_all(h, p);
+/* p has the owner give back spans, tiny block and stacks; the owner is of this cycle from now on.
+ * Go: prepareForSweep, flushmcache */
+int proc_flush(pymem_heap *h, proc *p, proc *owner) {
+    int rc = mcache_release_all(h, p, owner->cache);
     if (rc) return rc;
-    stack_cache_clear(h, p);
-    p->flush_gen = h->sweepgen;
+    stack_cache_clear(h, p, owner->cache);
+    owner->flush_gen = h->sweepgen;
     return PYMEM_OK;
 }
 
 /* Stack spans that fell free while the cycle ran go back to the heap. */
 void gc_end(pymem_heap *h, proc *p, bool forced) {
+    stack_free_spans(h, p);
     h->num_gc++;
     h->num_forced_gc += forced;
-    stack_free_spans(h, p);
+    account_cycle_end(h, p);
 }

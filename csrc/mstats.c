@@ -129,6 +129,15 @@ void account_pages_grow(pymem_heap *h, uint64_t base, uint64_t limit) {
     }
 }
 
+/* The first time a cycle ends with a goal above 1 GB, the metadata asks for huge pages, over a copy of the list of
+ * address ranges that is never given back. Go: enableChunkHugePages */
+void account_cycle_end(pymem_heap *h, proc *p) {
+    const uint64_t huge_from = 1ull << 30;
+    if (h->metadata_huge || heap_goal(h) <= huge_from) return;
+    h->metadata_huge = true;
+    persistent_alloc(h, p, IN_USE_RANGES_BYTES, 8, PYMEM_STAT_GC_MISC_SYS);
+}
+
 /* ---- the goal, as far as no collector paces it ---- */
 
 static uint64_t total_alloc(const pymem_heap *h) {

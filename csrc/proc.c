@@ -34,17 +34,17 @@ int proc_new(pymem_heap *h, int32_t *id) {
 }
 
 /* Go: (*p).destroy. Its mspans and its pages go back, then its spans and stacks. */
-int proc_destroy(pymem_heap *h, int32_t id) {
-    proc *p = h->procs[id];
-    int rc = mcache_release_all(h, p);
+int proc_destroy(pymem_heap *h, proc *p, int32_t id) {
+    proc *gone = h->procs[id];
+    int rc = mcache_release_all(h, p, gone->cache);
     if (rc) return rc;
-    for (; p->mspans; p->mspans--) fix_alloc_give(&h->span_fix);
-    page_cache_flush(&h->pages, &p->pages);
-    stack_cache_clear(h, p);
+    for (; gone->mspans; gone->mspans--) fix_alloc_give(&h->span_fix);
+    page_cache_flush(&h->pages, &gone->pages);
+    stack_cache_clear(h, p, gone->cache);
     fix_alloc_give(&h->cache_fix);
-    if (p->cache == h->mcache0) h->mcache0 = NULL;
-    os_free(h, p->cache, sizeof(mcache));
-    os_free(h, p, sizeof *p);
+    if (gone->cache == h->mcache0) h->mcache0 = NULL;
+    os_free(h, gone->cache, sizeof(mcache));
+    os_free(h, gone, sizeof *gone);
     h->procs[id] = NULL;
     return PYMEM_OK;
 }

@@ -101,7 +101,7 @@ typedef struct {
     uint64_t heap_live; /* the pacer's view: cached spans count as full. Not in Go's MemStats */
     uint64_t by_size_mallocs[68], by_size_frees[68];
 } pymem_mem_stats;
-int pymem_read_mem_stats(pymem_heap *h, int flush, pymem_mem_stats *out); /* flush: as ReadMemStats does, all caches first */
+int pymem_read_mem_stats(pymem_heap *h, int32_t proc, int flush, pymem_mem_stats *out); /* flush: as ReadMemStats does, all caches first */
 int pymem_set_goal(pymem_heap *h, uint64_t gc_goal, uint64_t memory_limit, uint64_t heap_marked); /* UINT64_MAX: GOGC=off */
 
 /* ---- looking inside ---- */
@@ -135,26 +135,25 @@ enum pymem_event {
     PYMEM_EV_STACK_FREE = 4,    /* object: handle; size, flags as above */
     PYMEM_EV_MANUAL_ALLOC = 5,  /* object: handle; size: pages; flags: enum pymem_span_kind. expect: its address */
     PYMEM_EV_MANUAL_FREE = 6,   /* object: handle */
-    PYMEM_EV_FLUSH = 7,         /* proc gives back its spans and its tiny block */
-    PYMEM_EV_STACK_CLEAR = 8,   /* proc gives back its stacks */
+    PYMEM_EV_FLUSH = 7,         /* object: number of the proc that gives back its spans and its tiny block */
+    PYMEM_EV_STACK_CLEAR = 8,   /* object: of the one that gives back its stacks */
     PYMEM_EV_GC_PHASE = 9,      /* size: 0 off, else marking */
     PYMEM_EV_SWEEP_DONE = 10,   /* all is swept: a cycle may begin */
     PYMEM_EV_FLIP = 11,         /* mark by record, then everything is unswept */
     PYMEM_EV_SWEEP = 12,        /* the next span in turn. expect: its base */
     PYMEM_EV_SWEEP_IN = 13,     /* expect: base of a span that the next EV_ALLOC of this proc sweeps on its way */
-    PYMEM_EV_GC_END = 14,       /* flags: forced */
-    PYMEM_EV_STACK_SPANS = 15,  /* stack spans held back during marking go to the heap */
+    PYMEM_EV_GC_END = 14,       /* flags: forced. Stack spans held back during marking go to the heap */
     PYMEM_EV_PROC_NEW = 16,
-    PYMEM_EV_PROC_DESTROY = 17, /* proc */
+    PYMEM_EV_PROC_DESTROY = 17, /* object: number of the proc */
     PYMEM_EV_PERSISTENT = 18,   /* size; object: alignment; flags: enum pymem_stat */
     PYMEM_EV_SYS = 19,          /* size: bytes, two's complement; flags: enum pymem_stat */
-    PYMEM_EV_PAGES_FLUSH = 20,  /* proc gives back its page cache */
+    PYMEM_EV_PAGES_FLUSH = 20,  /* object: number of the proc that gives back its page cache */
     PYMEM_EV_SCAVENGE = 21,     /* object: first page's address; size: pages; flags: 0 taken out, 1 put back scavenged */
     PYMEM_EV_GOAL = 22,         /* object: heapLive goal by GOGC; size: bytes marked last */
     PYMEM_EV_SPAN = 23,         /* nothing to do. expect: base of a span of size pages, class flags, kind type */
     PYMEM_EV_STATS = 24,        /* stop: the recording has MemStats here */
-    PYMEM_EV_SWEEP_ALL = 25,    /* finish the sweep */
-    PYMEM_NUM_EVENTS = 26
+    PYMEM_EV_SWEEP_ALL = 15,    /* finish the sweep */
+    PYMEM_NUM_EVENTS = 25
 };
 
 /* Columns of equal length n. expect may be NULL (then nothing is compared); 0 in it: nothing is known. */

@@ -120,6 +120,15 @@ static int do_manual_free(pymem_replay *r, const event *e, proc *p) {
 
 /* ---- events of the collector ---- */
 
+/* The processor whose caches are meant, which need not be the one that runs. Checked by check_row. */
+static proc *owner_of(pymem_heap *h, const event *e) { return e->object == UINT64_MAX ? &h->no_p : h->procs[e->object]; }
+
+static int do_flush(pymem_replay *r, const event *e, proc *p) {
+    proc *owner = owner_of(r->h, e);
+    owner->flush_gen = r->h->sweepgen;
+    return mcache_release_all(r->h, p, owner->cache);
+}
+
 static int do_sweep(pymem_replay *r, const event *e, proc *p) {
     mspan *s;
     uint64_t base = e->expect;
@@ -176,6 +185,12 @@ static int do_span(pymem_replay *r, const event *e) {
 
 /* ---- one row ---- */
 
+static int owner_check(pymem_heap *h, const event *e) {
+    bool is_proc = e->object < (uint64_t)h->nprocs && h->procs[e->object];
+    bool boot = e->object == UINT64_MAX && h->no_p.cache && e->kind != PYMEM_EV_PROC_DESTROY;
+    return is_proc || boot ? PYMEM_OK : fail(h, PYMEM_EFORMAT, "there is no processor %lld", (long long)e->object);
+}
+
 static int check_row(pymem_heap *h, const event *e, proc **p) {
     unsigned long long size = e->size;
     bool has_proc = e->proc >= 0 && e->proc < h->nprocs && h->procs[e->proc];
@@ -196,9 +211,12 @@ static int check_row(pymem_heap *h, const event *e, proc **p) {
         if (!size || (e->object & (e->object - 1)) || e->object > PAGE_SIZE) return fail(h, PYMEM_EFORMAT, "%llu persistent bytes", size);
         break;
     case PYMEM_EV_SCAVENGE: return scavenge_check(h, e);
+    case PYMEM_EV_FLUSH:
+    case PYMEM_EV_STACK_CLEAR:
+    case PYMEM_EV_PAGES_FLUSH:
+    case PYMEM_EV_PROC_DESTROY: return owner_check(h, e);
     }
-    bool caches = e->kind == PYMEM_EV_ALLOC || e->kind == PYMEM_EV_FLUSH || e->kind == PYMEM_EV_STACK_CLEAR;
-    if (caches && !(*p)->cache) return fail(h, PYMEM_EFORMAT, "objects are allocated on a processor; this row has none");
+    if (e->kind == PYMEM_EV_ALLOC && !(*p)->cache) return fail(h, PYMEM_EFORMAT, "an object is allocated without a processor");
     bool stat = e->kind == PYMEM_EV_PERSISTENT || e->kind == PYMEM_EV_SYS;
     if (stat && (e->flags < PYMEM_STAT_STACKS_SYS || e->flags >= PYMEM_NUM_STATS)) return fail(h, PYMEM_EFORMAT, "statistic %u", e->flags);
     return PYMEM_OK;
@@ -217,8 +235,8 @@ static int do_row(pymem_replay *r, const event *e) {
     case PYMEM_EV_STACK_FREE: return do_stack_free(r, e, p);
     case PYMEM_EV_MANUAL_ALLOC: return do_manual(r, e, p);
     case PYMEM_EV_MANUAL_FREE: return do_manual_free(r, e, p);
-    case PYMEM_EV_FLUSH: p->flush_gen = h->sweepgen; return mcache_release_all(h, p);
-    case PYMEM_EV_STACK_CLEAR: stack_cache_clear(h, p); return PYMEM_OK;
+    case PYMEM_EV_FLUSH: return do_flush(r, e, p);
+    case PYMEM_EV_STACK_CLEAR: stack_cache_clear(h, p, owner_of(h, e)->cache); return PYMEM_OK;
     case PYMEM_EV_GC_PHASE: h->gc_running = e->size != 0; return PYMEM_OK;
     case PYMEM_EV_SWEEP_DONE: {
         bool running = h->gc_running;
@@ -230,13 +248,12 @@ static int do_row(pymem_replay *r, const event *e) {
     case PYMEM_EV_SWEEP: return do_sweep(r, e, p);
     case PYMEM_EV_SWEEP_IN: return do_sweep_in(r, e);
     case PYMEM_EV_SWEEP_ALL: return do_sweep_all(r, p);
-    case PYMEM_EV_GC_END: h->num_gc++; h->num_forced_gc += e->flags & 1; return PYMEM_OK;
-    case PYMEM_EV_STACK_SPANS: stack_free_spans(h, p); return PYMEM_OK;
+    case PYMEM_EV_GC_END: gc_end(h, p, e->flags & 1); return PYMEM_OK;
     case PYMEM_EV_PROC_NEW: return proc_new(h, &id);
-    case PYMEM_EV_PROC_DESTROY: return proc_destroy(h, e->proc);
+    case PYMEM_EV_PROC_DESTROY: return proc_destroy(h, p, (int32_t)e->object);
     case PYMEM_EV_PERSISTENT: persistent_alloc(h, p, e->size, e->object, (int)e->flags); return PYMEM_OK;
     case PYMEM_EV_SYS: h->sys[e->flags] += e->size; return PYMEM_OK;
-    case PYMEM_EV_PAGES_FLUSH: page_cache_flush(&h->pages, &p->pages); return PYMEM_OK;
+    case PYMEM_EV_PAGES_FLUSH: page_cache_flush(&h->pages, &owner_of(h, e)->pages); return PYMEM_OK;
     case PYMEM_EV_SCAVENGE: do_scavenge(h, e); return PYMEM_OK;
     case PYMEM_EV_GOAL: h->gc_goal = e->object; h->heap_marked = e->size; return PYMEM_OK;
     case PYMEM_EV_SPAN: return do_span(r, e);

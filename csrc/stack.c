@@ -73,13 +73,12 @@ static int cache_refill(pymem_heap *h, proc *p, uint32_t order) {
     return PYMEM_OK;
 }
 
-static void cache_release(pymem_heap *h, proc *p, uint32_t order, uint64_t keep_bytes) {
-    stack_cache *c = &p->cache->stacks[order];
+static void cache_release(pymem_heap *h, proc *p, stack_cache *c, uint32_t order, uint64_t keep_bytes) {
     while ((uint64_t)c->n * (FIXED_STACK << order) > keep_bytes) pool_free(h, p, order, c->list[--c->n]);
 }
 
-void stack_cache_clear(pymem_heap *h, proc *p) {
-    for (uint32_t order = 0; order < NUM_STACK_ORDERS; order++) cache_release(h, p, order, 0);
+void stack_cache_clear(pymem_heap *h, proc *p, mcache *c) {
+    for (uint32_t order = 0; order < NUM_STACK_ORDERS; order++) cache_release(h, p, &c->stacks[order], order, 0);
 }
 
 /* ---- the two calls. Go: stackalloc, stackfree ---- */
@@ -135,7 +134,7 @@ int stack_free(pymem_heap *h, proc *p, uint64_t addr, uint64_t n, bool cached) {
             return PYMEM_OK;
         }
         stack_cache *c = &p->cache->stacks[order];
-        if ((uint64_t)c->n * n >= STACK_CACHE_SIZE) cache_release(h, p, order, STACK_CACHE_SIZE / 2);
+        if ((uint64_t)c->n * n >= STACK_CACHE_SIZE) cache_release(h, p, c, order, STACK_CACHE_SIZE / 2);
         c->list[c->n++] = addr;
         return PYMEM_OK;
     }
