@@ -1,5 +1,6 @@
-/* A small fuzzer for compilers without libFuzzer: driver SECONDS FILE... runs the harness on each file, then on mutations
- * of them until the time is up. A run that dies leaves its input in crash.trace; one of over 10 s counts as a hang. */
+/* A small fuzzer for compilers without libFuzzer: driver SECONDS FILE... runs the harness on each file, then on
+ * mutations of them until the time is up. A run that dies leaves its input in crash.trace; one of over 10 s counts as a
+ * hang. */
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -64,8 +65,7 @@ static void load(const char *path) {
 }
 
 static void flip_bits(struct input *in) {
-    for (size_t n = 1 + below(4); n-- > 0 && in->size > 0;)
-        in->bytes[below(in->size)] ^= (uint8_t)(1 << below(8));
+    for (size_t n = 1 + below(4); n-- > 0 && in->size > 0;) in->bytes[below(in->size)] ^= (uint8_t)(1 << below(8));
 }
 
 static void set_bytes(struct input *in) {
@@ -97,9 +97,9 @@ static void remove_stretch(struct input *in) {
 }
 
 static void mutate(struct input *in) {
-    static void (*const ways[])(struct input *) = {flip_bits, flip_bits, set_bytes, truncate_input, splice, remove_stretch};
-    for (size_t n = 1 + below(3); n-- > 0;)
-        ways[below(sizeof ways / sizeof *ways)](in);
+    static void (*const ways[])(struct input *) = {flip_bits,      flip_bits, set_bytes,
+                                                   truncate_input, splice,    remove_stretch};
+    for (size_t n = 1 + below(3); n-- > 0;) ways[below(sizeof ways / sizeof *ways)](in);
 }
 
 /* A block of exactly the input's size, so that the sanitizer sees a byte too far. */

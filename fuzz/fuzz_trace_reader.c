@@ -46,16 +46,14 @@ static void check_tables(trace_reader *r, const trace_info *info) {
     for (uint32_t i = 0; i < info->num_types; i++) {
         trace_type type;
         must(trace_get_types(r, i, 1, &type) == PYMEM_OK, "a type for its index");
-        for (uint32_t j = 0; j < type.name_len; j++)
-            sum += (uint8_t)type.name[j];
+        for (uint32_t j = 0; j < type.name_len; j++) sum += (uint8_t)type.name[j];
     }
     trace_type none;
     must(trace_get_types(r, info->num_types, 1, &none) == PYMEM_EINVAL, "no type beyond the last");
     for (uint32_t i = 0; i <= info->num_strings; i++) {
         uint32_t len;
         const char *bytes = trace_get_string(r, i, &len);
-        for (uint32_t j = 0; j < len; j++)
-            sum += (uint8_t)bytes[j];
+        for (uint32_t j = 0; j < len; j++) sum += (uint8_t)bytes[j];
     }
 }
 

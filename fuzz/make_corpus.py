@@ -1,4 +1,4 @@
-"""Make a corpus for the trace fuzzer out of the small real traces: whole, cut, and with batches dropped or doubled.
+"""Make a corpus for the trace fuzzer out of the small real traces: whole, cut, batches dropped or doubled.
 
 python fuzz/make_corpus.py FOLDER
 """

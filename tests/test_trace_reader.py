@@ -1,4 +1,4 @@
-"""The execution trace reader: against the Go toolchain's own reading, on cut and damaged files, and at its edges."""
+"""The execution trace reader: against the Go toolchain's own reading, and on cut and damaged files."""
 
 from __future__ import annotations
 
@@ -117,7 +117,16 @@ def test_against_go_fresh(go: str, tmp_path: Path, procs: int) -> None:
 @pytest.mark.parametrize("procs", [1, 2])
 def test_against_go_benchmark(go: str, tmp_path: Path, procs: int) -> None:
     trace = tmp_path / "t.trace"
-    options = ["-run", "^$", "-bench", "Unmarshal", "-benchtime", "5x", "-o", tmp_path / "test"]
+    options: list[str | Path] = [
+        "-run",
+        "^$",
+        "-bench",
+        "Unmarshal",
+        "-benchtime",
+        "5x",
+        "-o",
+        tmp_path / "test",
+    ]
     env = {"GODEBUG": "traceallocfree=1", "GOMAXPROCS": str(procs)}
     oracle.run_go(go, "test", "-trace", trace, *options, "encoding/json", **env)
     assert_is_what_go_reads(go, trace)
@@ -289,7 +298,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 @small
 def test_cut_anywhere(path: Path) -> None:
-    """Whatever its length, a prefix of a trace is read, and says that it is one unless a generation ends there."""
+    """A prefix of any length is read, and says that it is one unless a generation ends there."""
     data = path.read_bytes()
     ends = {len(data)} if path.stem != "go127_killed" else set()
     for length in range(HEADER_SIZE, len(data), 97):

@@ -1,4 +1,4 @@
-"""What the Go toolchain says is in an execution trace: `go tool trace -d=wire` and `-d=parsed`, as rows of numbers."""
+"""An execution trace as the Go toolchain reads it: `go tool trace -d=wire` and `-d=parsed`, as rows."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def numbers(data: bytes, at: int, count: int) -> tuple[list[int], int]:
 
 @dataclass
 class Generation:
-    """The tables of one generation and its events: (ticks, place of the M, place in the M's stream, name, args)."""
+    """One generation's tables and events: (ticks, place of the M, place in the M's stream, name, args)."""
 
     strings: dict[int, str] = field(default_factory=dict)
     forced: set[int] = field(default_factory=set)
@@ -130,7 +130,7 @@ class Wire:
     heap: dict[str, int] = field(default_factory=dict)
 
     def rows(self) -> Iterator[tuple[int, int, int, Any, int]]:
-        """Yield (kind, ns, a, b, c) in the order of the reader; b is the type's or string's text where it is one."""
+        """Yield (kind, ns, a, b, c) in the reader's order; b is the type's or string's text if it is one."""
         start = min(g.least for g in self.generations.values())
         for generation in self.generations.values():
             for ticks, _, _, name, args in sorted(generation.events, key=lambda event: event[:3]):
@@ -160,7 +160,8 @@ def read_wire(text: str) -> Wire:
     wire = Wire()
     generation = Generation()
     m = ticks = 0
-    name, args = "", {}
+    name = ""
+    args: Args = {}
     for line in text.split("\n"):
         if line.startswith("\tdata="):
             _take_data(wire, generation, name, args, unquote(line[6:]))
@@ -219,7 +220,7 @@ _RANGES = {"concurrent mark": "GC", "incremental sweep": "SWEEP", "mark assist":
 
 
 def read_parsed(text: str) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (kind, P, goroutine, number) of all that -d=parsed prints with a context: number is the id or value, or 0."""
+    """Yield (kind, P, goroutine, number) of what -d=parsed prints; number is the id, the value or 0."""
     for p, g, sort, name, rest in _PARSED.findall(text):
         value = re.search(r"Uint64\((\d+)\)", rest)
         if sort == "Experimental":
