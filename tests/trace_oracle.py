@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import heapq
 import importlib.util
 import os
 import re
@@ -110,14 +111,17 @@ def numbers(data: bytes, at: int, count: int) -> tuple[list[int], int]:
 
 @dataclass
 class Generation:
-    """One generation's tables and events: (ticks, place of the M, place in the M's stream, name, args)."""
+    """One generation's tables, and the events of each M: (ticks, place of the M, name, args).
+
+    An M's times go back where a batch begins: within one, Go puts each event at least a tick after the one
+    before it, and so runs ahead of the clock.
+    """
 
     strings: dict[int, str] = field(default_factory=dict)
     forced: set[int] = field(default_factory=set)
     types: dict[int, tuple[int, int, int, str]] = field(default_factory=dict)
     stacks: dict[int, list[int]] = field(default_factory=dict)
-    ms: dict[int, int] = field(default_factory=dict)
-    events: list[tuple[int, int, int, str, Args]] = field(default_factory=list)
+    events: dict[int, list[tuple[int, int, str, Args]]] = field(default_factory=dict)
     frequency: int = 0
     least: int = 1 << 64
 
@@ -131,11 +135,11 @@ class Wire:
 
     def rows(self) -> Iterator[tuple[int, int, int, Any, int]]:
         """Yield (kind, ns, a, b, c) in the reader's order; b is the type's or string's text if it is one."""
-        start = min(g.least for g in self.generations.values())
+        start, ns = min(g.least for g in self.generations.values()), 0
         for generation in self.generations.values():
-            for ticks, _, _, name, args in sorted(generation.events, key=lambda event: event[:3]):
+            for ticks, _, name, args in heapq.merge(*generation.events.values(), key=lambda event: event[:2]):
                 if name in KINDS:
-                    ns = (ticks - start) * 1_000_000_000 // generation.frequency
+                    ns = max(ns, (ticks - start) * 1_000_000_000 // generation.frequency)
                     yield (KINDS[name], ns, *self._columns(generation, name, args))
 
     def _columns(self, generation: Generation, name: str, args: Args) -> tuple[int, Any, int]:
@@ -160,6 +164,7 @@ def read_wire(text: str) -> Wire:
     wire = Wire()
     generation = Generation()
     m = ticks = 0
+    places: dict[int, int] = {}
     name = ""
     args: Args = {}
     for line in text.split("\n"):
@@ -180,8 +185,9 @@ def read_wire(text: str) -> Wire:
                 generation.stacks[args["id"]] = []
             elif "dt" in args and name != "ClockSnapshot":
                 ticks += args["dt"]
-                place = generation.ms.setdefault(m, len(generation.ms))
-                generation.events.append((ticks, place, len(generation.events), name, args))
+                if m not in generation.events:
+                    places[m] = len(generation.events)
+                generation.events.setdefault(m, []).append((ticks, places[m], name, args))
     for one in wire.generations.values():
         gc = {i for i, string in one.strings.items() if string == "runtime.GC"}
         one.forced = {i for i, functions in one.stacks.items() if gc.intersection(functions)}
