@@ -1,12 +1,13 @@
 /* Second pass over a generation: the Ms' events in the order of time, and who runs on which M.
  *
  * An M's events come in the order in which they happened, so its next event is all that is looked at: a min-heap of Ms
- * by (time, order of appearance in the generation). While one M's events come before those of all others no heap work is
- * done. Within a tick (64 ns) the order of Ms decides, so it is the same on every run.
+ * by (time, order of appearance in the generation). While one M's events come before those of all others no heap work
+ * is done. Within a tick (64 ns) the order of Ms decides, so it is the same on every run.
  *
- * The clock all Ms read is one, but an M's times may run ahead of it: in a batch Go puts each event at least a tick after
- * the one before it, and a sweep frees objects faster than that; the next batch begins at the true time again, some
- * 20 us back. So among Ms the order is good to that much; within an M it is exact, whatever the times say.
+ * The clock all Ms read is one, but an M's times may run ahead of it: in a batch Go puts each event at least a tick
+ * after the one before it, and a sweep frees objects faster than that; the next batch begins at the true time again,
+ * some 20 us back (0.3 ms at most in four traces). So among Ms the order is good to that much; within an M it is exact,
+ * whatever the times say.
  */
 #include <stdlib.h>
 #include <string.h>
