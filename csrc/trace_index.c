@@ -54,8 +54,7 @@ int trace_read_header(trace_reader *r) {
     if (!begins_with(r, "go 1.", 5)) return not_a_trace(r);
     unsigned minor = 0;
     uint64_t i = 5;
-    for (; i < r->len && i < 9 && r->data[i] >= '0' && r->data[i] <= '9'; i++)
-        minor = minor * 10 + (r->data[i] - '0');
+    for (; i < r->len && i < 9 && r->data[i] >= '0' && r->data[i] <= '9'; i++) minor = minor * 10 + (r->data[i] - '0');
     if (i == 5 || r->len < i + 6 || memcmp(r->data + i, " trace", 6) != 0) return not_a_trace(r);
     if (minor < OLDEST_VERSION || minor > NEWEST_VERSION) return unknown_version(r, minor);
     if (r->len < TRACE_HEADER_SIZE || memcmp(r->data + i + 6, "\0\0\0", 3) != 0) return not_a_trace(r);
@@ -85,9 +84,10 @@ static enum batch_result read_type(trace_reader *r, struct batch_header *h) {
     h->experiment = 0;
     h->contents = (struct trace_bytes){r->data + h->start + 1, r->data + r->len};
     if (h->type != EV_EVENT_BATCH && h->type != EV_EXPERIMENTAL_BATCH) {
-        trace_fail(r, PYMEM_EFORMAT, h->start,
-                   "byte %u where a batch of events begins: the file is damaged at or before this place, or of a newer Go",
-                   h->type);
+        trace_fail(
+            r, PYMEM_EFORMAT, h->start,
+            "byte %u where a batch of events begins: the file is damaged at or before this place, or of a newer Go",
+            h->type);
         return BATCH_ERROR;
     }
     if (h->type == EV_EVENT_BATCH) return BATCH_READ;
@@ -119,18 +119,15 @@ static enum batch_result read_batch(trace_reader *r, struct batch_header *h) {
 /* ---- lists of batches ---- */
 
 static int append_batch(trace_reader *r, const struct batch_header *h, uint32_t *first, uint32_t *last) {
-    int status =
-        trace_grow(r, (void **)&r->batches, &r->cap_batches, r->num_batches + 1, sizeof *r->batches);
+    int status = trace_grow(r, (void **)&r->batches, &r->cap_batches, r->num_batches + 1, sizeof *r->batches);
     if (status != PYMEM_OK) return status;
     uint32_t index = r->num_batches++;
     r->batches[index] = (struct trace_batch){.time = h->time,
                                              .offset = (uint64_t)(h->contents.p - r->data),
                                              .size = (uint32_t)(h->contents.end - h->contents.p),
                                              .next = TRACE_NONE};
-    if (*last == TRACE_NONE)
-        *first = index;
-    else
-        r->batches[*last].next = index;
+    if (*last == TRACE_NONE) *first = index;
+    else r->batches[*last].next = index;
     *last = index;
     return PYMEM_OK;
 }
@@ -154,10 +151,14 @@ static int add_batch(trace_reader *r, const struct batch_header *h) {
     uint8_t sync = r->info.version >= SYNC_VERSION ? EV_SYNC : EV_FREQUENCY;
     if (*b.p == sync) return trace_read_sync(r, h->time, b);
     switch (*b.p) {
-    case EV_STRINGS: return trace_read_strings(r, b);
-    case EV_STACKS: return append_batch(r, h, &r->first_stacks, &r->last_stacks);
-    case EV_CPU_SAMPLES: return trace_read_cpu_samples(r, b);
-    default: return add_events(r, h);
+    case EV_STRINGS:
+        return trace_read_strings(r, b);
+    case EV_STACKS:
+        return append_batch(r, h, &r->first_stacks, &r->last_stacks);
+    case EV_CPU_SAMPLES:
+        return trace_read_cpu_samples(r, b);
+    default:
+        return add_events(r, h);
     }
 }
 
@@ -184,13 +185,14 @@ static int check_generation(trace_reader *r, const struct batch_header *h, uint6
     if (h->generation == *generation) return PYMEM_OK;
     *foreign = r->info.version < END_MARK_VERSION && h->generation == *generation + 1;
     if (*foreign) return PYMEM_OK;
-    return trace_fail(r, PYMEM_EFORMAT, h->start,
-                      "a batch of generation %llu among those of generation %llu: part of the file is missing or doubled",
-                      (unsigned long long)h->generation, (unsigned long long)*generation);
+    return trace_fail(
+        r, PYMEM_EFORMAT, h->start,
+        "a batch of generation %llu among those of generation %llu: part of the file is missing or doubled",
+        (unsigned long long)h->generation, (unsigned long long)*generation);
 }
 
-/* Whether the file ended in the middle of the generation. Before 1.26 nothing marks a generation's end; its last
- * batches are its strings and, before 1.25, its clock. */
+/* Whether the file ended in the middle of the generation. Before 1.26 nothing marks a generation's end, but its strings
+ * are what Go writes last. */
 static int is_cut(const trace_reader *r, uint64_t generation) {
     if (r->pos < r->len) return 1;
     if (generation == 0) return 0;
@@ -200,7 +202,8 @@ static int is_cut(const trace_reader *r, uint64_t generation) {
 /* The byte that ends a generation since 1.26. */
 static int take_end_mark(trace_reader *r, uint64_t generation) {
     if (generation == 0)
-        return trace_fail(r, PYMEM_EFORMAT, r->pos, "the end of a generation without a beginning: part of the file is missing");
+        return trace_fail(r, PYMEM_EFORMAT, r->pos,
+                          "the end of a generation without a beginning: part of the file is missing");
     r->pos++;
     return PYMEM_OK;
 }

@@ -21,8 +21,7 @@ static uint64_t mix(uint64_t x) {
 /* FNV-1a, continued from seed. */
 uint64_t trace_hash_bytes(uint64_t seed, const char *bytes, uint32_t len) {
     uint64_t h = seed ^ UINT64_C(0xcbf29ce484222325);
-    for (uint32_t i = 0; i < len; i++)
-        h = (h ^ (uint8_t)bytes[i]) * UINT64_C(0x100000001b3);
+    for (uint32_t i = 0; i < len; i++) h = (h ^ (uint8_t)bytes[i]) * UINT64_C(0x100000001b3);
     return h;
 }
 
@@ -30,8 +29,7 @@ uint32_t trace_map_get(const struct trace_map *map, uint64_t key) {
     if (map->used == 0) return TRACE_NONE;
     uint32_t mask = map->capacity - 1;
     uint32_t i = (uint32_t)mix(key) & mask;
-    while (map->values[i] != TRACE_NONE && map->keys[i] != key)
-        i = (i + 1) & mask;
+    while (map->values[i] != TRACE_NONE && map->keys[i] != key) i = (i + 1) & mask;
     return map->values[i];
 }
 
@@ -102,10 +100,8 @@ int trace_map_put(trace_reader *r, struct trace_map *map, uint64_t key, uint32_t
 /* A map far larger than its last use needed is given back: else a thousand small generations after a large one would
  * each pay for clearing it. */
 void trace_map_clear(struct trace_map *map) {
-    if (map->capacity > MAP_FIRST_CAPACITY && map->used < map->capacity / 16)
-        trace_map_free(map);
-    else if (map->used != 0)
-        memset(map->values, 0xff, map->capacity * sizeof *map->values);
+    if (map->capacity > MAP_FIRST_CAPACITY && map->used < map->capacity / 16) trace_map_free(map);
+    else if (map->used != 0) memset(map->values, 0xff, map->capacity * sizeof *map->values);
     map->used = 0;
 }
 

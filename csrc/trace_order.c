@@ -1,8 +1,13 @@
 /* Second pass over a generation: the Ms' events in the order of time, and who runs on which M.
  *
- * Each M's events are in order already, so its next event is all that is looked at: a min-heap of Ms by (time, order of
- * appearance in the generation). While one M's events come before those of all others no heap work is done. Clocks of
- * different Ms agree to a tick (64 ns); within a tick the order of Ms decides, so it is the same on every run.
+ * An M's events come in the order in which they happened, so its next event is all that is looked at: a min-heap of Ms
+ * by (time, order of appearance in the generation). While one M's events come before those of all others no heap work
+ * is done. Within a tick (64 ns) the order of Ms decides, so it is the same on every run.
+ *
+ * The clock all Ms read is one, but an M's times may run ahead of it: in a batch Go puts each event at least a tick
+ * after the one before it, and a sweep frees objects faster than that; the next batch begins at the true time again,
+ * some 20 us back (0.3 ms at most in four traces). So among Ms the order is good to that much; within an M it is exact,
+ * whatever the times say.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -77,7 +82,7 @@ static const struct event_spec specs[256] = {
     [EV_GO_SWITCH_DESTROY] = {2, TRACE_GO_SWITCH_DESTROY, SCHEDULES},
     [EV_GO_CREATE_BLOCKED] = {3, TRACE_GO_CREATE_BLOCKED, PLAIN},
     [EV_GO_STATUS_STACK] = {4, NOT_A_KIND, SCHEDULES},
-    [EV_EXPERIMENTAL_BATCH ... EV_SPAN - 1] = UNTIMED,
+    [EV_EXPERIMENTAL_BATCH... EV_SPAN - 1] = UNTIMED,
     [EV_SPAN] = {3, TRACE_SPAN, PLAIN},
     [EV_SPAN_ALLOC] = {3, TRACE_SPAN_ALLOC, PLAIN},
     [EV_SPAN_FREE] = {1, TRACE_SPAN_FREE, PLAIN},
@@ -190,22 +195,34 @@ static int goroutine_status(trace_reader *r, const struct trace_cursor *c, uint6
 static int schedule(trace_reader *r, const struct trace_cursor *c, const uint64_t *args) {
     struct trace_m *m = &r->ms[c->m];
     switch (c->type) {
-    case EV_PROC_START: return bind_p(r, c, args[0]);
+    case EV_PROC_START:
+        return bind_p(r, c, args[0]);
     case EV_PROC_STATUS:
         return args[1] == PROC_STATUS_RUNNING || args[1] == PROC_STATUS_SYSCALL ? bind_p(r, c, args[0]) : PYMEM_OK;
-    case EV_PROC_STOP: m->p = -1; break;
-    case EV_PROC_STEAL: steal_p(r, args[0], args[2]); break;
+    case EV_PROC_STOP:
+        m->p = -1;
+        break;
+    case EV_PROC_STEAL:
+        steal_p(r, args[0], args[2]);
+        break;
     case EV_GO_START:
     case EV_GO_SWITCH:
     case EV_GO_SWITCH_DESTROY:
-    case EV_GO_CREATE_SYSCALL: bind_g(r, c, args[0]); break;
+    case EV_GO_CREATE_SYSCALL:
+        bind_g(r, c, args[0]);
+        break;
     case EV_GO_STOP:
     case EV_GO_BLOCK:
     case EV_GO_DESTROY:
-    case EV_GO_SYSCALL_END_BLOCKED: m->g = -1; break;
-    case EV_GO_DESTROY_SYSCALL: m->g = m->p = -1; break;
+    case EV_GO_SYSCALL_END_BLOCKED:
+        m->g = -1;
+        break;
+    case EV_GO_DESTROY_SYSCALL:
+        m->g = m->p = -1;
+        break;
     case EV_GO_STATUS:
-    case EV_GO_STATUS_STACK: return goroutine_status(r, c, args[0], args[1], args[2]);
+    case EV_GO_STATUS_STACK:
+        return goroutine_status(r, c, args[0], args[1], args[2]);
     }
     return PYMEM_OK;
 }
@@ -218,8 +235,8 @@ struct columns_of_event {
 };
 
 static int bad_event(trace_reader *r, const struct trace_cursor *c, const char *what) {
-    return trace_fail(r, PYMEM_EFORMAT, offset_of(r, c->p), "%s in the event before this place: the file is damaged here",
-                      what);
+    return trace_fail(r, PYMEM_EFORMAT, offset_of(r, c->p),
+                      "%s in the event before this place: the file is damaged here", what);
 }
 
 /* The type column: the same index in all generations. In a generation that was cut the table may be lost. */
@@ -267,20 +284,29 @@ static int describe(trace_reader *r, const struct trace_cursor *c, const uint64_
         e->a = object_address(r, args[0]);
         e->b = type_index(r, args[1]);
         return PYMEM_OK;
-    case EV_HEAP_OBJECT_FREE: e->a = object_address(r, args[0]); return PYMEM_OK;
+    case EV_HEAP_OBJECT_FREE:
+        e->a = object_address(r, args[0]);
+        return PYMEM_OK;
     case EV_SPAN:
-    case EV_SPAN_ALLOC: return describe_span(r, c, args, e);
-    case EV_SPAN_FREE: e->a = r->info.min_heap_addr + args[0] * r->info.page_size; return PYMEM_OK;
+    case EV_SPAN_ALLOC:
+        return describe_span(r, c, args, e);
+    case EV_SPAN_FREE:
+        e->a = r->info.min_heap_addr + args[0] * r->info.page_size;
+        return PYMEM_OK;
     case EV_GOROUTINE_STACK:
-    case EV_GOROUTINE_STACK_ALLOC: return describe_stack(r, c, args, e);
-    case EV_GOROUTINE_STACK_FREE: e->a = r->info.min_heap_addr + args[0] * r->info.stack_align; return PYMEM_OK;
+    case EV_GOROUTINE_STACK_ALLOC:
+        return describe_stack(r, c, args, e);
+    case EV_GOROUTINE_STACK_FREE:
+        e->a = r->info.min_heap_addr + args[0] * r->info.stack_align;
+        return PYMEM_OK;
     case EV_GC_BEGIN:
         e->a = args[0];
         e->c = trace_map_get(&r->gc_stacks, args[1]) != TRACE_NONE;
         return PYMEM_OK;
     case EV_STW_BEGIN:
     case EV_GO_BLOCK:
-    case EV_GO_STOP: return describe_string(r, args[0], e);
+    case EV_GO_STOP:
+        return describe_string(r, args[0], e);
     case EV_PROC_STEAL:
         e->a = args[0];
         e->b = args[2];
@@ -290,8 +316,11 @@ static int describe(trace_reader *r, const struct trace_cursor *c, const uint64_
         e->b = args[1];
         return PYMEM_OK;
     case EV_GC_SWEEP_BEGIN:
-    case EV_GC_MARK_ASSIST_BEGIN: return PYMEM_OK; /* their only argument is a stack */
-    default: e->a = specs[c->type].num_args > 0 ? args[0] : 0; return PYMEM_OK;
+    case EV_GC_MARK_ASSIST_BEGIN:
+        return PYMEM_OK; /* their only argument is a stack */
+    default:
+        e->a = specs[c->type].num_args > 0 ? args[0] : 0;
+        return PYMEM_OK;
     }
 }
 
@@ -344,12 +373,11 @@ static int read_head(trace_reader *r, struct trace_cursor *c, int *more) {
     if (specs[c->type].num_args == NOT_TIMED) return unknown_event(r, offset_of(r, start), c->type);
     uint64_t delta;
     struct trace_bytes b = {start + 1, c->end};
-    if (c->end - start > TRACE_MAX_VARINT + 8)
-        b.p = trace_uvarint_fast(b.p, &delta);
-    else if (trace_uvarint(&b, &delta) != 0)
-        b.p = NULL;
+    if (c->end - start > TRACE_MAX_VARINT + 8) b.p = trace_uvarint_fast(b.p, &delta);
+    else if (trace_uvarint(&b, &delta) != 0) b.p = NULL;
     if (b.p == NULL || delta > UINT64_MAX - c->ticks)
-        return trace_fail(r, PYMEM_EFORMAT, offset_of(r, start), "an event's time is damaged here; record the trace again");
+        return trace_fail(r, PYMEM_EFORMAT, offset_of(r, start),
+                          "an event's time is damaged here; record the trace again");
     c->p = b.p;
     c->ticks += delta;
     return PYMEM_OK;
@@ -360,8 +388,7 @@ static int read_args(trace_reader *r, struct trace_cursor *c, uint64_t *args) {
     int n = specs[c->type].num_args;
     if (c->end - c->p > FAST_ROOM) {
         const uint8_t *p = c->p;
-        for (int i = 0; i < n && p != NULL; i++)
-            p = trace_uvarint_fast(p, &args[i]);
+        for (int i = 0; i < n && p != NULL; i++) p = trace_uvarint_fast(p, &args[i]);
         if (p != NULL) {
             c->p = p;
             return PYMEM_OK;
@@ -435,18 +462,16 @@ static int fill_cursors(trace_reader *r) {
 int trace_start_merge(trace_reader *r) {
     uint32_t need = r->num_gen_ms;
     int status = trace_grow(r, (void **)&r->heap, &r->cap_heap, need, sizeof *r->heap);
-    if (status == PYMEM_OK)
-        status = trace_grow(r, (void **)&r->cursors, &r->cap_cursors, need, sizeof *r->cursors);
+    if (status == PYMEM_OK) status = trace_grow(r, (void **)&r->cursors, &r->cap_cursors, need, sizeof *r->cursors);
     if (status == PYMEM_OK) status = fill_cursors(r);
-    for (uint32_t i = r->num_heap / 2; status == PYMEM_OK && i-- > 0;)
-        sift_down(r->heap, r->num_heap, i);
+    for (uint32_t i = r->num_heap / 2; status == PYMEM_OK && i-- > 0;) sift_down(r->heap, r->num_heap, i);
     return status;
 }
 
 /* ---- the objects' events, most of any trace ---- */
 
-/* What the loop below needs of the reader. It works on a copy of its own, since the compiler must take each byte written
- * to the kind column for a change of anything it has only an address of. */
+/* What the loop below needs of the reader. It works on a copy of its own, since the compiler must take each byte
+ * written to the kind column for a change of anything it has only an address of. */
 struct common {
     trace_columns out;
     struct trace_clock clock;
@@ -469,8 +494,8 @@ static inline void put_common(trace_reader *r, struct common *s, const struct tr
     s->out.kind[i] = specs[c->type].kind;
 }
 
-/* Takes the cursor's event if it is a common one with room behind it to read without a look at the bounds, and reads the
- * head of the next: what take_event and read_head do. 0, with nothing done: anything else, a damaged event too. */
+/* Takes the cursor's event if it is a common one with room behind it to read without a look at the bounds, and reads
+ * the head of the next: what take_event and read_head do. 0, with nothing done: anything else, a damaged event too. */
 static inline int take_common(trace_reader *r, struct common *s, struct trace_cursor *c) {
     if (specs[c->type].role != COMMON || c->end - c->p <= FAST_ROOM) return 0;
     uint64_t id, type = 0, delta;
@@ -509,14 +534,13 @@ static int64_t merge_common(trace_reader *r, struct common *outside, int64_t mos
 /* The common events that come next, into the columns; returns how many were decoded. */
 static int64_t take_commons(trace_reader *r, const trace_columns *columns, int64_t *count, int64_t most) {
     if (specs[r->cursors[r->heap[0].cursor].type].role != COMMON) return 0;
-    struct common s = {*columns, r->clock, r->info.min_heap_addr, r->info.heap_align, r->kind_mask, *count, r->last_ns,
-                       {0}};
+    struct common s = {*columns,   r->clock, r->info.min_heap_addr, r->info.heap_align, r->kind_mask, *count,
+                       r->last_ns, {0}};
     int64_t taken = merge_common(r, &s, most);
     *count = s.count;
     r->last_ns = s.last_ns;
     r->info.events += (uint64_t)taken;
-    for (int kind = 0; kind < 3; kind++)
-        r->info.counts[kind] += s.counts[kind];
+    for (int kind = 0; kind < 3; kind++) r->info.counts[kind] += s.counts[kind];
     return taken;
 }
 

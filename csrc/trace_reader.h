@@ -22,10 +22,10 @@
 #include "pymem_api.h"
 
 enum {
-    TRACE_NONE = 0xffffffff,   /* end of a chain of batches; not in a map */
+    TRACE_NONE = 0xffffffff, /* end of a chain of batches; not in a map */
     TRACE_MAX_THREADS = 1 << 20,
-    TRACE_MAX_P = 32767,       /* the p column is 16 bits */
-    TRACE_SMALL_TYPES = 4096,  /* type ids below this are looked up without a map; Go counts them from 1 */
+    TRACE_MAX_P = 32767,      /* the p column is 16 bits */
+    TRACE_SMALL_TYPES = 4096, /* type ids below this are looked up without a map; Go counts them from 1 */
     TRACE_MESSAGE_SIZE = 320
 };
 
@@ -98,9 +98,9 @@ struct trace_reader {
     uint64_t pos; /* first byte behind the generations listed so far */
 
     /* The generation being read. */
-    uint64_t generation;      /* its number, 0 before the first */
-    uint64_t min_ticks;       /* least time of its batches */
-    uint64_t new_frequency;   /* as its sync batch says, 0 for none */
+    uint64_t generation;    /* its number, 0 before the first */
+    uint64_t min_ticks;     /* least time of its batches */
+    uint64_t new_frequency; /* as its sync batch says, 0 for none */
     int has_strings;
     struct trace_batch *batches;
     uint32_t num_batches, cap_batches;
@@ -114,9 +114,9 @@ struct trace_reader {
     struct trace_map string_ids; /* string id -> index into texts */
     struct trace_text *texts;
     uint32_t num_texts, cap_texts;
-    struct trace_map type_ids;   /* type id -> index into types */
+    struct trace_map type_ids;               /* type id -> index into types */
     uint32_t small_types[TRACE_SMALL_TYPES]; /* the same for small ids, TRACE_NONE for none */
-    struct trace_map gc_stacks;  /* ids of stacks with runtime.GC in them */
+    struct trace_map gc_stacks;              /* ids of stacks with runtime.GC in them */
 
     /* The whole trace. */
     struct trace_m *ms;

@@ -8,7 +8,8 @@
 static uint64_t offset_of(const trace_reader *r, const uint8_t *p) { return (uint64_t)(p - r->data); }
 
 static int bad_table(trace_reader *r, struct trace_bytes b, const char *table) {
-    return trace_fail(r, PYMEM_EFORMAT, offset_of(r, b.p), "the %s table is damaged here; record the trace again", table);
+    return trace_fail(r, PYMEM_EFORMAT, offset_of(r, b.p), "the %s table is damaged here; record the trace again",
+                      table);
 }
 
 /* Reads n numbers. 0 for good. */
@@ -126,7 +127,8 @@ static int read_frequency(trace_reader *r, struct trace_bytes *b) {
     uint64_t frequency;
     if (read_entry(b, EV_FREQUENCY, &frequency, 1) != 0) return bad_table(r, entry, "clock");
     if (r->new_frequency != 0 || frequency == 0)
-        return trace_fail(r, PYMEM_EFORMAT, offset_of(r, entry.p), "a generation's clock has %s: the file is damaged here",
+        return trace_fail(r, PYMEM_EFORMAT, offset_of(r, entry.p),
+                          "a generation's clock has %s: the file is damaged here",
                           frequency ? "two frequencies" : "frequency 0");
     r->new_frequency = frequency;
     return PYMEM_OK;

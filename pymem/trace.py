@@ -1,8 +1,8 @@
 """Go execution traces as columns: `read_trace` for a whole file, `TraceReader` for one of any size.
 
-A trace recorded under ``GODEBUG=traceallocfree=1`` (Go 1.23 and newer) says of every heap object, span and stack when it
-came and went; any trace (Go 1.22 and newer) says when the collector ran and which goroutine ran on which P. The file is
-mapped and decoded in C, one generation (about a second of the program) at a time.
+A trace recorded under ``GODEBUG=traceallocfree=1`` (Go 1.23 and newer) says of every heap object, span and
+stack when it came and went; any trace (Go 1.22 and newer) says when the collector ran and which goroutine ran
+on which P. The file is mapped and decoded in C, one generation (about a second of the program) at a time.
 
 >>> with TraceReader("t.out", kinds=[EventKind.OBJECT_ALLOC]) as reader:  # doctest: +SKIP
 ...     allocations = sum(len(batch) for batch in reader.batches())
@@ -31,19 +31,20 @@ _CHUNK = 1 << 14
 
 
 class EventKind(IntEnum):
-    """What an event is. Its columns ``a``, ``b`` and ``c`` mean what is said here, and are 0 where nothing is said.
+    """What an event is, and what its columns ``a``, ``b`` and ``c`` mean.
 
-    Unless another value is named, ``a`` is an address, a number of bytes, or the GC's, P's or goroutine's number.
+    Where nothing is said, ``a`` is the address, or the number of the GC cycle, P or goroutine, and ``b`` and
+    ``c`` are 0.
     """
 
     OBJECT_ALLOC = 0
-    """``a`` the object's address (its slot's plus 8 for objects over 512 B with pointers), ``b`` its type's index."""
+    """``a`` the object's address: its slot's, plus 8 if it is over 512 B and has pointers; ``b`` its type."""
     OBJECT_FREE = 1
     """``a`` the slot's address."""
     OBJECT = 2
     """Existed when the recording began: ``a`` the slot's address, ``b`` its type's index."""
     SPAN_ALLOC = 3
-    """``a`` the first byte's address, ``b`` pages, ``c`` span class << 1, or 1 for stacks and the GC's own memory."""
+    """``a`` the first byte, ``b`` pages, ``c`` span class << 1, or 1 for stacks and the GC's own memory."""
     SPAN_FREE = 4
     SPAN = 5
     """Existed when the recording began; columns as of SPAN_ALLOC."""
@@ -115,7 +116,7 @@ class TraceInfo:
     threads: int
     duration_ns: int
     start_ns: int
-    """The program's monotonic clock at time 0: what ``go tool trace -d=parsed`` prints less the column ``time``."""
+    """The program's clock at time 0: what ``go tool trace -d=parsed`` prints less the column ``time``."""
     wall_ns: int
     """Wall clock at time 0, ns since 1970 (UTC); 0 where the trace has none (before Go 1.25)."""
     frequency: int
@@ -127,7 +128,7 @@ class TraceInfo:
     incomplete_offset: int
     """Byte of the file at which what could be read ends; 0 for a complete trace."""
     has_allocations: bool
-    """Recorded under ``GODEBUG=traceallocfree=1``: objects, spans and stacks are in it, and addresses are real."""
+    """Recorded under ``GODEBUG=traceallocfree=1``: objects, spans, stacks are in it, addresses are real."""
     min_heap_addr: int
     """Lowest address of the heap; 0 without allocations, as the sizes that follow."""
     page_size: int
@@ -137,7 +138,7 @@ class TraceInfo:
     """Decoded, whether selected or not."""
     cpu_samples: int
     unknown_types: int
-    """Selected objects whose type was in a table that is lost (incomplete traces only); their type index is 0."""
+    """Selected objects whose type is lost (in incomplete traces only); their type index is 0."""
     counts: dict[EventKind, int] = field(repr=False)
     """Events of each kind, whether selected or not."""
 
@@ -164,7 +165,7 @@ class EventBatch:
 
 @dataclass(frozen=True, slots=True)
 class Trace(EventBatch):
-    """A trace read to its end. ``p``, ``g``, ``b`` and ``c`` have the smallest type that holds their values."""
+    """A trace read to its end; ``p``, ``g``, ``b``, ``c`` have the smallest type that holds their values."""
 
     types: tuple[TypeInfo, ...] = field(repr=False)
     """What ``b`` of objects counts; types[0] is "no type"."""
@@ -189,6 +190,9 @@ _DTYPES: dict[str, type[np.integer[Any]]] = {
     "kind": np.uint8,
 }
 
+# Where columns that widen as values ask for it begin.
+_NARROW: dict[str, type[np.integer[Any]]] = {"b": np.uint8, "g": np.int8, "p": np.int8, "c": np.uint8}
+
 
 def _kind_mask(kinds: Iterable[EventKind | int] | None) -> int:
     if kinds is None:
@@ -211,8 +215,9 @@ def _open_buffer(path: str | os.PathLike[str]) -> bytes | mmap.mmap:
 class TraceReader:
     """Reads one execution trace from its beginning to its end in batches; a context manager.
 
-    `source` is the path of a file or the bytes of one. `kinds` selects events; None selects all. A file must not shrink
-    while it is read. Raises `OSError` where the file cannot be opened and `TraceError` where it is no execution trace.
+    `source` is the path of a file or the bytes of one. `kinds` selects events; None selects all. A file must
+    not shrink while it is read. Raises `OSError` where the file cannot be opened and `TraceError` where it is
+    no execution trace.
 
     Memory: one generation's tables, whatever the length of the trace, and 37 bytes for each event of a batch.
     """
@@ -310,9 +315,7 @@ class TraceReader:
         lib.trace_get_info(self._open_reader(), raw)
         out = ffi.new("trace_type[]", raw.num_types)
         lib.trace_get_types(self._reader, 0, raw.num_types, out)
-        return tuple(
-            TypeInfo(t.address, t.size, t.ptrdata, _text(t.name, t.name_len)) for t in out
-        )
+        return tuple(TypeInfo(t.address, t.size, t.ptrdata, _text(t.name, t.name_len)) for t in out)
 
     @property
     def strings(self) -> tuple[str, ...]:
@@ -372,11 +375,12 @@ def _text(pointer: Any, length: int) -> str:
 
 
 def _empty_columns(size: int) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of trace_columns in one block: the allocator hands it out again without asking the system for pages."""
+    """Arrays of trace_columns, in one block: freed and asked for again it costs the system no new pages."""
     offsets = np.cumsum([0, *(np.dtype(dtype).itemsize * size for dtype in _DTYPES.values())])
     block = np.empty(offsets[-1], np.uint8)
     return {
-        name: block[offsets[i] : offsets[i + 1]].view(dtype) for i, (name, dtype) in enumerate(_DTYPES.items())
+        name: block[offsets[i] : offsets[i + 1]].view(dtype)
+        for i, (name, dtype) in enumerate(_DTYPES.items())
     }
 
 
@@ -384,10 +388,9 @@ class _Columns:
     """Columns of a known length that are filled from the front and widen when a value asks for it."""
 
     def __init__(self, length: int) -> None:
-        narrow = {"b": np.uint8, "c": np.uint8, "g": np.int8, "p": np.int8}
         self._length = length
         self._filled = 0
-        self.arrays = {name: np.empty(length, narrow.get(name, dtype)) for name, dtype in _DTYPES.items()}
+        self.arrays = {name: np.empty(length, dtype) for name, dtype in (_DTYPES | _NARROW).items()}
 
     def append(self, chunk: dict[str, npt.NDArray[Any]], count: int) -> None:
         start, end = self._filled, self._filled + count
@@ -415,9 +418,9 @@ def read_trace(
 ) -> Trace:
     """Read a whole execution trace (Go 1.22 to 1.27) into numpy columns, about 24 bytes an event.
 
-    `source` is the path of a file or the bytes of one; `kinds` selects events, None all of them. A trace that ends in
-    the middle, as a killed program leaves it, is read as far as it goes, with `info.incomplete` set. Raises
-    `OSError` where the file cannot be opened, `TraceError` where it is no execution trace or damaged.
+    `source` is the path of a file or the bytes of one; `kinds` selects events, None all of them. A trace that
+    ends in the middle, as a killed program leaves it, is read as far as it goes, with `info.incomplete` set.
+    Raises `OSError` where the file cannot be opened, `TraceError` where it is no execution trace or damaged.
     """
     with TraceReader(source, kinds=kinds) as reader:
         columns = _Columns(reader._count())
