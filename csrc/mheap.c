@@ -159,6 +159,11 @@ static uint64_t *in_use_counter(pymem_heap *h, int kind) {
     return kind == PYMEM_SPAN_WORKBUF ? &h->in_workbufs : &h->in_other;
 }
 
+/* The next struct to be used was last touched long ago: have it fetched while this one's slots are handed out. */
+static void prefetch_span(const mspan *s) {
+    for (size_t at = 0; s && at < sizeof *s; at += 64) __builtin_prefetch((const char *)s + at, 1);
+}
+
 int mheap_alloc_span(pymem_heap *h, proc *p, uint64_t npages, int kind, uint32_t span_class, mspan **out) {
     int rc = gcbits_reserve(h);
     if (rc) return rc;
@@ -168,6 +173,7 @@ int mheap_alloc_span(pymem_heap *h, proc *p, uint64_t npages, int kind, uint32_t
     rc = take_pages(h, p, npages, &page, &scavenged);
     if (rc) return rc;
     h->free_spans = s->next;
+    prefetch_span(s->next);
     account_mspan_new(h, p);
     init_span(s, page_addr(h, page), npages, kind);
     if (kind == PYMEM_SPAN_HEAP) init_object_span(h, s, span_class);
