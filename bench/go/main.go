@@ -59,6 +59,7 @@ func main() {
 	for orders := bufio.NewScanner(os.Stdin); orders.Scan(); fresh = false {
 		if orders.Text() == "collect" {
 			runtime.GC()
+			fmt.Println("{}")
 			continue
 		}
 		line, err := json.Marshal(round(w, out, fresh))
