@@ -12,6 +12,8 @@ import numpy as np
 from pymem._native import check, ffi, lib
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     Words = NDArray[np.uint64]
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 PAGE = 8192
 CHUNK = 4 << 20  # bytes by which the heap grows
 PROC = 0
+ROUNDS = 7
 
 
 def column(array: Any, ctype: str) -> Any:
@@ -50,6 +53,38 @@ def checksum(addresses: Words) -> int:
 def scale(benchmark: Any, full: int, smoke: int) -> int:
     """Return how much work to do: little where timing is off (`--benchmark-disable`)."""
     return smoke if benchmark.disabled else full
+
+
+def time_rounds(
+    benchmark: Any,
+    run: Callable[[], object],
+    *,
+    units: int,
+    setup: Callable[[], object] = lambda: None,
+    before_first: bool = True,
+) -> int:
+    """Time `run`, with `setup` untimed before each round; return how many rounds there were.
+
+    The first round is a warm-up and is not counted in the figures, but it is in what is returned.
+    """
+    done = 0
+
+    def counted() -> None:
+        nonlocal done
+        done += 1
+        run()
+
+    def prepare() -> None:
+        if done or before_first:
+            setup()
+
+    if not benchmark.disabled:
+        prepare()
+        counted()
+    benchmark.pedantic(counted, setup=prepare, rounds=ROUNDS)
+    if not benchmark.disabled:
+        benchmark.extra_info["ns_per_unit"] = round(benchmark.stats.stats.median / units * 1e9, 3)
+    return done
 
 
 class Heap:
@@ -134,6 +169,12 @@ class Heap:
         self.mark_dead(dead)
         self.flip()
         return self.sweep()
+
+    def object_type(self, addr: int) -> int:
+        """Return the type id of the object at this address."""
+        info = ffi.new("pymem_object_info *")
+        self.call(lib.pymem_object_at, addr, info)
+        return int(info.type)
 
     def span_alloc(self, npages: int) -> int:
         """Take a span of pages that holds no objects."""
