@@ -130,6 +130,16 @@ static int size_check(pymem_heap *h, uint64_t size) {
     return PYMEM_OK;
 }
 
+/* Of many sizes the bits of all together are looked at first: as a rule they are below the limit, and then so is each. */
+static int sizes_check(pymem_heap *h, const uint64_t *sizes, uint64_t n) {
+    uint64_t bits = 0;
+    for (uint64_t i = 0; i < n; i++) bits |= sizes[i] - 1; /* of size 0: all */
+    if (bits < h->config.address_space) return PYMEM_OK;
+    int rc = PYMEM_OK;
+    for (uint64_t i = 0; i < n && !rc; i++) rc = size_check(h, sizes[i]);
+    return rc;
+}
+
 int pymem_malloc(pymem_heap *h, int32_t id, uint64_t size, int noscan, uint32_t type, uint64_t *addr) {
     ENTER(h);
     proc *p;
@@ -154,7 +164,7 @@ int pymem_malloc_each(pymem_heap *h, int32_t id, const uint64_t *sizes, const ui
     proc *p;
     *done = 0;
     int rc = get_proc(h, id, true, &p);
-    for (uint64_t i = 0; i < n && !rc; i++) rc = size_check(h, sizes[i]);
+    if (!rc) rc = sizes_check(h, sizes, n);
     return leave(h, rc ? rc : heap_malloc_each(h, p, sizes, noscan, noscan_all, types, n, addrs, done));
 }
 

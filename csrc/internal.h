@@ -250,6 +250,7 @@ uint64_t *gcbits_new(pymem_heap *h, uint32_t nelems);  /* zeroed; reserve first 
 void gcbits_epoch(pymem_heap *h);
 void gcbits_release(pymem_heap *h);
 uint32_t span_next_free(const mspan *s); /* first free slot from freeindex on, or nelems */
+uint32_t span_next_used(const mspan *s, uint32_t i); /* first slot in use from i on, or nelems */
 bool span_is_allocated(const mspan *s, uint32_t i);
 uint32_t span_slot_of(const mspan *s, uint64_t addr);
 void span_mark_record(mspan *s);

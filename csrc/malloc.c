@@ -72,20 +72,22 @@ static uint64_t tiny_align(uint64_t offset, uint64_t size) {
     return size & 1 ? offset : (offset + 1) & ~1ull;
 }
 
-/* The object joins the current block if it fits; else it opens a block, which becomes the current one only if it has
- * more room left. Go: mallocgcTiny */
-static int malloc_tiny(pymem_heap *h, proc *p, uint64_t size, uint32_t type, uint64_t *addr) {
-    mcache *c = p->cache;
+/* The object joins the current block if it fits. Go: mallocgcTiny, as the next one */
+static inline bool tiny_join(mcache *c, uint64_t size, uint64_t *addr) {
     uint64_t offset = tiny_align(c->tiny_offset, size);
-    if (c->tiny && offset + size <= TINY_SIZE) {
-        mspan *block = c->tiny_span;
-        block->tiny_live[c->tiny_slot] |= (uint16_t)(1u << offset);
-        if (block->dead_bits) bit_clear(block->dead_bits, c->tiny_slot); /* it had died with its last object */
-        c->tiny_offset = offset + size;
-        c->tiny_allocs++;
-        *addr = c->tiny + offset;
-        return PYMEM_OK;
-    }
+    if (!c->tiny || offset + size > TINY_SIZE) return false;
+    mspan *block = c->tiny_span;
+    block->tiny_live[c->tiny_slot] |= (uint16_t)(1u << offset);
+    if (block->dead_bits) bit_clear(block->dead_bits, c->tiny_slot); /* it had died with its last object */
+    c->tiny_offset = offset + size;
+    c->tiny_allocs++;
+    *addr = c->tiny + offset;
+    return true;
+}
+
+/* Else it opens a block, which becomes the current one only if it has more room left. */
+static int tiny_open(pymem_heap *h, proc *p, uint64_t size, uint32_t type, uint64_t *addr) {
+    mcache *c = p->cache;
     mspan *s;
     uint32_t i;
     int rc = next_slot(h, p, TINY_SPAN_CLASS, &s, &i);
@@ -114,18 +116,84 @@ static int malloc_large(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint
     return PYMEM_OK;
 }
 
-static inline int malloc_any(pymem_heap *h, proc *p, const size_classes *t, uint64_t size, bool noscan, uint32_t type,
-                             uint64_t *addr) {
-    if (size > MAX_SMALL - MALLOC_HEADER) return malloc_large(h, p, size, noscan, type, addr);
-    if (noscan && size < TINY_SIZE) return malloc_tiny(h, p, size, type, addr);
-    if (noscan || size <= MIN_HEADER_SIZE) return malloc_slot(h, p, small_span_class(t, size, noscan), type, addr);
-    int rc = malloc_slot(h, p, small_span_class(t, size + MALLOC_HEADER, false), type, addr);
-    if (!rc) *addr += MALLOC_HEADER;
+/* Bytes that an object asks for in a slot, and those of them in front of it. */
+static inline uint64_t slot_request(uint64_t size, bool noscan) {
+    return noscan || size <= MIN_HEADER_SIZE ? size : size + MALLOC_HEADER;
+}
+
+static inline uint64_t span_header(const mspan *s) {
+    return s->span_class > 1 && !(s->span_class & 1) && s->elem_size > MIN_HEADER_SIZE ? MALLOC_HEADER : 0;
+}
+
+static inline bool is_large(uint64_t size) { return size > MAX_SMALL - MALLOC_HEADER; }
+static inline bool is_tiny(uint64_t size, bool noscan) { return noscan && size < TINY_SIZE; }
+
+int heap_malloc(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t *addr) {
+    if (is_large(size)) return malloc_large(h, p, size, noscan, type, addr);
+    if (is_tiny(size, noscan)) return tiny_join(p->cache, size, addr) ? PYMEM_OK : tiny_open(h, p, size, type, addr);
+    uint64_t request = slot_request(size, noscan);
+    int rc = malloc_slot(h, p, small_span_class(size_classes_go(), request, noscan), type, addr);
+    if (!rc) *addr += request - size;
     return rc;
 }
 
-int heap_malloc(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t *addr) {
-    return malloc_any(h, p, size_classes_go(), size, noscan, type, addr);
+/* ---- many objects: runs of free slots ----
+ *
+ * A batch takes a class's free slots in a row out of its span, hands them out by adding, and enters in the span what it
+ * used when the run is closed: at its end, before the class's span is exchanged, and at the end of the batch. Nobody
+ * looks at a cached span in between: a refill of another class sweeps and takes spans that no mcache holds. */
+
+typedef struct {
+    uint64_t next, end, step; /* address of the next object, of the one after the last; bytes a slot */
+    uint32_t *types;          /* where next's type goes; NULL while the span has no table */
+    mspan *span;              /* NULL: the run is closed, next == end */
+    uint32_t first;           /* slot it began with */
+    uint32_t slots;
+} slot_run;
+
+static void run_close(slot_run *r) {
+    if (!r->span) return;
+    uint32_t used = span_slot_of(r->span, r->next) - r->first;
+    if (used) r->span->freeindex = (uint16_t)(r->first + used);
+    r->span->alloc_count = (uint16_t)(r->span->alloc_count + used);
+    *r = (slot_run){0};
+}
+
+static int run_open(pymem_heap *h, proc *p, slot_run *r, uint32_t span_class, uint32_t type) {
+    mspan *s;
+    uint32_t i;
+    int rc = next_slot(h, p, span_class, &s, &i);
+    if (!rc && type) rc = type_table(h, s);
+    if (rc) return rc;
+    uint32_t slots = span_next_used(s, i) - i;
+    uint64_t next = s->base + i * s->elem_size + span_header(s);
+    *r = (slot_run){.next = next, .end = next + slots * s->elem_size, .step = s->elem_size,
+                    .types = s->types ? s->types + i : NULL, .span = s, .first = i, .slots = slots};
+    return PYMEM_OK;
+}
+
+static inline int run_malloc(pymem_heap *h, proc *p, slot_run *r, uint32_t span_class, uint32_t type, uint64_t *addr) {
+    if (__builtin_expect(r->next == r->end || (type && !r->types), 0)) {
+        run_close(r);
+        int rc = run_open(h, p, r, span_class, type);
+        if (rc) return rc;
+    }
+    *addr = r->next;
+    r->next += r->step;
+    if (r->types) *r->types++ = type;
+    return PYMEM_OK;
+}
+
+static inline int runs_malloc(pymem_heap *h, proc *p, slot_run *runs, const size_classes *t, uint64_t size, bool noscan,
+                              uint32_t type, uint64_t *addr) {
+    if (__builtin_expect(is_large(size), 0)) return malloc_large(h, p, size, noscan, type, addr);
+    if (is_tiny(size, noscan)) {
+        if (tiny_join(p->cache, size, addr)) return PYMEM_OK;
+        run_close(&runs[TINY_SPAN_CLASS]);
+        return tiny_open(h, p, size, type, addr);
+    }
+    uint32_t span_class = small_span_class(t, slot_request(size, noscan), noscan);
+    return run_malloc(h, p, &runs[span_class], span_class, type, addr);
 }
 
 /* The next slot of a span class, or a large object of so many pages: for callers that know the class but not the size. */
@@ -137,76 +205,55 @@ int heap_malloc_class(pymem_heap *h, proc *p, uint32_t span_class, uint64_t npag
 int heap_malloc_each(pymem_heap *h, proc *p, const uint64_t *sizes, const uint8_t *noscan, int noscan_all,
                      const uint32_t *types, uint64_t n, uint64_t *addrs, uint64_t *done) {
     const size_classes *t = size_classes_go();
-    for (*done = 0; *done < n; ++*done) {
-        uint64_t i = *done;
-        int rc = malloc_any(h, p, t, sizes[i], noscan ? noscan[i] : noscan_all, types ? types[i] : 0, &addrs[i]);
-        if (rc) return rc;
+    slot_run runs[NUM_SPAN_CLASSES] = {0};
+    int rc = PYMEM_OK;
+    uint64_t i = 0;
+    for (; i < n; i++) {
+        rc = runs_malloc(h, p, runs, t, sizes[i], noscan ? noscan[i] : noscan_all, types ? types[i] : 0, &addrs[i]);
+        if (rc) break;
     }
-    return PYMEM_OK;
+    for (uint32_t c = 0; c < NUM_SPAN_CLASSES; c++) run_close(&runs[c]);
+    *done = i;
+    return rc;
 }
 
-/* ---- many objects of one size: whole runs of free slots at once ---- */
+/* ---- many objects of one size: whole runs at once ---- */
 
-/* Free slots in a row from slot i on, i itself being free: at most to the end of its 64-bit word. */
-static uint32_t run_length(const mspan *s, uint32_t i) {
-    uint64_t used = s->alloc_bits[i >> 6] >> (i & 63);
-    uint32_t in_word = 64 - (i & 63), left = s->nelems - i;
-    uint32_t run = used ? (uint32_t)__builtin_ctzll(used) : in_word;
-    return run < left ? run : left;
+static uint64_t run_fill(slot_run *r, uint32_t type, uint64_t n, uint64_t *addrs) {
+    uint64_t used = n < r->slots ? n : r->slots, step = r->step, next = r->next;
+    for (uint64_t k = 0; k < used; k++, next += step) addrs[k] = next;
+    for (uint64_t k = 0; r->types && k < used; k++) r->types[k] = type;
+    r->next += used * step;
+    return used;
 }
 
-static uint64_t fill_span(mspan *s, uint32_t type, uint64_t header, uint64_t n, uint64_t *addrs) {
-    uint64_t done = 0;
-    uint32_t i;
-    while (done < n && (i = span_next_free(s)) < s->nelems) {
-        uint64_t run = run_length(s, i);
-        if (run > n - done) run = n - done;
-        uint64_t first = s->base + i * s->elem_size + header, step = s->elem_size, *out = addrs + done;
-        for (uint64_t k = 0; k < run; k++) out[k] = first + k * step;
-        if (s->types)
-            for (uint64_t k = 0; k < run; k++) s->types[i + k] = type;
-        s->freeindex = (uint16_t)(i + run);
-        s->alloc_count = (uint16_t)(s->alloc_count + run);
-        done += run;
-    }
-    return done;
-}
-
-static int fill_spans(pymem_heap *h, proc *p, uint32_t span_class, uint32_t type, uint64_t header, uint64_t n,
-                      uint64_t *addrs, uint64_t *done) {
+static int fill_runs(pymem_heap *h, proc *p, uint32_t span_class, uint32_t type, uint64_t n, uint64_t *addrs,
+                     uint64_t *done) {
     while (*done < n) {
-        mspan *s = p->cache->alloc[span_class];
-        if (span_next_free(s) >= s->nelems) {
-            int rc = mcache_refill(h, p, span_class);
-            if (rc) return rc;
-            s = p->cache->alloc[span_class];
-        }
-        int rc = type ? type_table(h, s) : PYMEM_OK;
+        slot_run r;
+        int rc = run_open(h, p, &r, span_class, type);
         if (rc) return rc;
-        *done += fill_span(s, type, header, n - *done, addrs + *done);
+        *done += run_fill(&r, type, n - *done, addrs + *done);
+        run_close(&r);
     }
     return PYMEM_OK;
 }
 
 int heap_malloc_same(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t n, uint64_t *addrs,
                      uint64_t *done) {
-    const size_classes *t = size_classes_go();
-    bool by_slot = size <= MAX_SMALL - MALLOC_HEADER && !(noscan && size < TINY_SIZE);
-    uint64_t header = !noscan && size > MIN_HEADER_SIZE ? MALLOC_HEADER : 0;
     *done = 0;
-    if (by_slot) return fill_spans(h, p, small_span_class(t, size + header, noscan), type, header, n, addrs, done);
+    if (!is_large(size) && !is_tiny(size, noscan)) {
+        uint32_t span_class = small_span_class(size_classes_go(), slot_request(size, noscan), noscan);
+        return fill_runs(h, p, span_class, type, n, addrs, done);
+    }
     for (; *done < n; ++*done) {
-        int rc = malloc_any(h, p, t, size, noscan, type, &addrs[*done]);
+        int rc = heap_malloc(h, p, size, noscan, type, &addrs[*done]);
         if (rc) return rc;
     }
     return PYMEM_OK;
 }
 
 /* ---- objects by address, and their death ---- */
-
-static uint64_t span_header(const mspan *s) {
-    return s->span_class > 1 && !(s->span_class & 1) && s->elem_size > MIN_HEADER_SIZE ? MALLOC_HEADER : 0;
-}
 
 uint64_t span_object_addr(const mspan *s, uint32_t slot) { return s->base + slot * s->elem_size + span_header(s); }
 

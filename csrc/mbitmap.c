@@ -75,6 +75,16 @@ uint32_t span_next_free(const mspan *s) {
     return i < n ? i : n;
 }
 
+/* First slot from i on that the last sweep found in use, or nelems: the slots from a free one to there are free. */
+uint32_t span_next_used(const mspan *s, uint32_t i) {
+    while (i < s->nelems) {
+        uint64_t used = s->alloc_bits[i >> 6] >> (i & 63);
+        if (used) return i + (uint32_t)__builtin_ctzll(used);
+        i = (i | 63) + 1;
+    }
+    return s->nelems;
+}
+
 bool span_is_allocated(const mspan *s, uint32_t i) { return i < s->freeindex || bit_get(s->alloc_bits, i); }
 
 uint32_t span_slot_of(const mspan *s, uint64_t addr) {

@@ -159,10 +159,16 @@ static uint64_t *in_use_counter(pymem_heap *h, int kind) {
     return kind == PYMEM_SPAN_WORKBUF ? &h->in_workbufs : &h->in_other;
 }
 
+/* The next struct to be used was last touched long ago: have it fetched while this one's slots are handed out. */
+static void prefetch_span(const mspan *s) {
+    for (size_t at = 0; s && at < sizeof *s; at += 64) __builtin_prefetch((const char *)s + at, 1);
+}
+
 /* A span over pages that are taken already; scavenged of them were the OS's. Structs and bitmaps are reserved. */
 static mspan *make_span(pymem_heap *h, proc *p, uint64_t page, uint64_t npages, uint64_t scavenged, int kind, uint32_t span_class) {
     mspan *s = h->free_spans;
     h->free_spans = s->next;
+    prefetch_span(s->next);
     account_mspan_new(h, p);
     init_span(s, page_addr(h, page), npages, kind);
     if (kind == PYMEM_SPAN_HEAP) init_object_span(h, s, span_class);

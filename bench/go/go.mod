@@ -1,0 +1,3 @@
+module pymem/bench
+
+go 1.27
