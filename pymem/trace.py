@@ -384,7 +384,7 @@ class _Columns:
     """Columns of a known length that are filled from the front and widen when a value asks for it."""
 
     def __init__(self, length: int) -> None:
-        narrow = {"b": np.uint8, "c": np.uint8, "g": np.int8, "p": np.int8}
+        narrow: dict[str, Any] = {"b": np.uint8, "c": np.uint8, "g": np.int8, "p": np.int8}
         self._length = length
         self._filled = 0
         self.arrays = {name: np.empty(length, narrow.get(name, dtype)) for name, dtype in _DTYPES.items()}
