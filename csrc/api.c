@@ -50,13 +50,14 @@ static int get_proc(pymem_heap *h, int32_t id, bool mallocs, proc **out) {
 /* ---- a heap's life ---- */
 
 static int birth(pymem_heap *h) {
-    h->faults = -1;
     h->sweep_done = true;
     h->gc_goal = UINT64_MAX;
     h->memory_limit = INT64_MAX;
     h->padding = h->config.padding_pages;
     account_birth(h);
+    h->faults = (int64_t)h->config.birth_fault - 2; /* the heap itself was the first allocation */
     h->mcache0 = mcache_new(h);
+    h->faults = -1;
     h->no_p.cache = h->mcache0;
     return h->mcache0 ? PYMEM_OK : PYMEM_ENOMEM;
 }
@@ -67,7 +68,7 @@ int pymem_heap_new(const pymem_config *config, pymem_heap **out) {
     if (config->arena_base % arena || config->arena_base >= 1ull << 47 || config->padding_pages >= ARENA_PAGES ||
         config->address_space > 1ull << 46)
         return PYMEM_EINVAL;
-    pymem_heap *h = calloc(1, sizeof *h);
+    pymem_heap *h = config->birth_fault == 1 ? NULL : calloc(1, sizeof *h);
     if (!h) return PYMEM_ENOMEM;
     h->config = *config;
     h->real_bytes = sizeof *h;
@@ -112,12 +113,19 @@ int pymem_proc_new(pymem_heap *h, int32_t *id) {
     return leave(h, proc_new(h, id));
 }
 
+/* Who runs while proc id is taken down: the first of the others, else a thread without one. */
+static proc *proc_beside(pymem_heap *h, int32_t id) {
+    for (int32_t i = 0; i < h->nprocs; i++)
+        if (i != id && h->procs[i]) return h->procs[i];
+    return &h->no_p;
+}
+
 int pymem_proc_destroy(pymem_heap *h, int32_t id) {
     ENTER(h);
     proc *p;
-    int rc = get_proc(h, id, true, &p);
+    int rc = get_proc(h, id, false, &p);
     if (!rc && id == PYMEM_NO_PROC) rc = fail(h, PYMEM_EINVAL, "there is no processor -1");
-    return leave(h, rc ? rc : proc_destroy(h, p, id));
+    return leave(h, rc ? rc : proc_destroy(h, proc_beside(h, id), id));
 }
 
 /* ---- allocation ---- */
@@ -125,7 +133,7 @@ int pymem_proc_destroy(pymem_heap *h, int32_t id) {
 static int size_check(pymem_heap *h, uint64_t size) {
     if (size == 0) return fail(h, PYMEM_EINVAL, "an object of 0 bytes has no place: Go gives all of them one address");
     if (size > h->config.address_space)
-        return fail(h, PYMEM_ELIMIT, "an object of %llu bytes is larger than the address space of %llu", (ull)size,
+        return fail(h, PYMEM_EINVAL, "an object of %llu bytes is larger than the address space of %llu", (ull)size,
                     (ull)h->config.address_space);
     return PYMEM_OK;
 }
@@ -196,8 +204,8 @@ int pymem_manual_alloc(pymem_heap *h, int32_t id, uint64_t npages, int kind, uin
     proc *p;
     mspan *s;
     int rc = get_proc(h, id, false, &p);
-    if (!rc && (npages == 0 || kind <= PYMEM_SPAN_HEAP || kind > PYMEM_SPAN_OTHER))
-        rc = fail(h, PYMEM_EINVAL, "a manual span has at least one page and a kind other than heap");
+    if (!rc && (npages == 0 || kind < PYMEM_SPAN_WORKBUF || kind > PYMEM_SPAN_OTHER))
+        rc = fail(h, PYMEM_EINVAL, "a manual span has at least one page and is a work buffer or of another use");
     if (!rc) rc = mheap_alloc_span(h, p, npages, kind, 0, &s);
     if (!rc) *addr = s->base;
     return leave(h, rc);
@@ -208,7 +216,7 @@ int pymem_manual_free(pymem_heap *h, int32_t id, uint64_t addr) {
     proc *p;
     int rc = get_proc(h, id, false, &p);
     mspan *s = mheap_span_of(h, addr);
-    bool good = s && s->base == addr && s->state == SPAN_MANUAL && !s->alloc_count && !s->nfree_stacks;
+    bool good = s && s->base == addr && s->state == SPAN_MANUAL && s->kind != PYMEM_SPAN_STACK;
     if (!rc && !good) rc = fail(h, PYMEM_EADDRESS, "no manual span begins at 0x%llx", (ull)addr);
     if (!rc) mheap_free_span(h, p, s);
     return leave(h, rc);
@@ -216,25 +224,36 @@ int pymem_manual_free(pymem_heap *h, int32_t id, uint64_t addr) {
 
 /* ---- collections ---- */
 
-/* All or none: a wrong address takes back the deaths declared before it. */
 int pymem_mark_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n, uint64_t *done) {
     ENTER(h);
-    int rc = PYMEM_OK;
-    for (*done = 0; *done < n && !(rc = heap_declare_dead(h, addrs[*done])); ++*done) continue;
-    if (rc)
-        for (uint64_t i = *done; i-- > 0;) heap_undeclare_dead(h, addrs[i]);
-    return leave(h, rc);
+    return leave(h, heap_declare_dead(h, addrs, n, done));
+}
+
+static int no_gc_check(pymem_heap *h) {
+    return h->gc_running ? fail(h, PYMEM_EINVAL, "a collection is under way: end it with gc_flip first") : PYMEM_OK;
+}
+
+int pymem_gc_collect(pymem_heap *h, int32_t id, const uint64_t *dead, uint64_t n, uint64_t *done, pymem_gc_result *out) {
+    ENTER(h);
+    proc *p;
+    *done = 0;
+    int rc = get_proc(h, id, false, &p);
+    if (!rc) rc = no_gc_check(h);
+    return leave(h, rc ? rc : gc_collect(h, p, dead, n, done, out));
 }
 
 int pymem_gc_begin(pymem_heap *h, int32_t id) {
     ENTER(h);
     proc *p;
     int rc = get_proc(h, id, false, &p);
+    if (!rc) rc = no_gc_check(h);
+    if (!rc) rc = gc_settle(h, p);
     return leave(h, rc ? rc : gc_begin(h, p));
 }
 
 int pymem_gc_mark_record(pymem_heap *h) {
     ENTER(h);
+    if (!h->gc_running) return leave(h, fail(h, PYMEM_EINVAL, "gc_mark_record without gc_begin"));
     gc_mark_record(h);
     return leave(h, PYMEM_OK);
 }
@@ -401,8 +420,10 @@ int pymem_objects(pymem_heap *h, uint64_t span_base, uint64_t *addrs, uint32_t *
     *n = 0;
     if (!s || s->base != span_base || s->state != SPAN_IN_USE)
         return leave(h, fail(h, PYMEM_EADDRESS, "no span of objects begins at 0x%llx", (ull)span_base));
+    bool unswept = span_is_unswept(h, s);
     for (uint32_t i = 0; i < s->nelems; i++) {
         if (!span_is_allocated(s, i) || (s->dead_bits && bit_get(s->dead_bits, i))) continue;
+        if (unswept && !bit_get(s->mark_bits, i)) continue;
         addrs[*n] = span_object_addr(s, i);
         types[(*n)++] = s->types ? s->types[i] : s->large_type;
     }

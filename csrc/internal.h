@@ -151,7 +151,8 @@ struct pymem_heap {
     uint32_t sweep_cursor; /* next of the 2 x NUM_SPAN_CLASSES unswept sets */
     bool sweep_done;
     bool gc_running;       /* between gc_begin and gc_flip: stacks that fall free are held back */
-    bits_arena *bits_free, *bits_next, *bits_current, *bits_previous, *bits_spare;
+    bits_arena *bits_free, *bits_next, *bits_current, *bits_previous; /* Go's four lists */
+    bits_arena *bits_spare; /* reserved ahead of need; Go has not asked for them yet, so MemStats does not count them */
 
     /* procs */
     proc **procs;
@@ -246,12 +247,14 @@ void page_cache_flush(page_alloc *p, page_cache *c);
 
 /* ---- mbitmap.c: slot bitmaps and the arenas they live in ---- */
 int gcbits_reserve(pymem_heap *h);                     /* the next two bitmaps cannot fail */
+int gcbits_reserve_cycle(pymem_heap *h);               /* nor those that sweeping all spans after the next epoch takes */
 uint64_t *gcbits_new(pymem_heap *h, uint32_t nelems);  /* zeroed; reserve first */
 void gcbits_epoch(pymem_heap *h);
 void gcbits_release(pymem_heap *h);
 uint32_t span_next_free(const mspan *s); /* first free slot from freeindex on, or nelems */
 uint32_t span_next_used(const mspan *s, uint32_t i); /* first slot in use from i on, or nelems */
 bool span_is_allocated(const mspan *s, uint32_t i);
+bool span_is_unswept(const pymem_heap *h, const mspan *s); /* its mark bits count, its alloc bits are last cycle's */
 uint32_t span_slot_of(const mspan *s, uint64_t addr);
 void span_mark_record(mspan *s);
 uint32_t span_count_marks(const mspan *s);
@@ -309,6 +312,8 @@ int proc_destroy(pymem_heap *h, proc *p, int32_t id);
 
 /* ---- mgc.c ---- */
 int gc_begin(pymem_heap *h, proc *p);
+int gc_settle(pymem_heap *h, proc *p); /* the last cycle ends for good: stale caches flushed, all swept */
+int gc_collect(pymem_heap *h, proc *p, const uint64_t *dead, uint64_t n, uint64_t *done, pymem_gc_result *out);
 void gc_mark_record(pymem_heap *h);
 void gc_flip(pymem_heap *h);
 void gc_end(pymem_heap *h, proc *p, bool forced);
@@ -322,8 +327,8 @@ int heap_malloc_same(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_
 int heap_malloc_each(pymem_heap *h, proc *p, const uint64_t *sizes, const uint8_t *noscan, int noscan_all,
                      const uint32_t *types, uint64_t n, uint64_t *addrs, uint64_t *done);
 int heap_find_object(pymem_heap *h, uint64_t addr, mspan **span, uint32_t *slot); /* living, exactly at addr */
-int heap_declare_dead(pymem_heap *h, uint64_t addr);
-void heap_undeclare_dead(pymem_heap *h, uint64_t addr);
+int heap_declare_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n, uint64_t *done); /* all or none */
+void heap_undeclare_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n);
 int span_kill_slot(pymem_heap *h, mspan *s, uint32_t slot);
 int span_tiny_table(pymem_heap *h, mspan *s); /* s->tiny_live is there */
 uint64_t span_object_addr(const mspan *s, uint32_t slot);

@@ -33,6 +33,8 @@ int span_tiny_table(pymem_heap *h, mspan *s) {
     return rc;
 }
 
+static bool slot_dead(const mspan *s, uint32_t slot) { return s->dead_bits && bit_get(s->dead_bits, slot); }
+
 /* ---- one small object ---- */
 
 static inline int next_slot(pymem_heap *h, proc *p, uint32_t span_class, mspan **span, uint32_t *slot) {
@@ -77,8 +79,11 @@ static inline bool tiny_join(mcache *c, uint64_t size, uint64_t *addr) {
     uint64_t offset = tiny_align(c->tiny_offset, size);
     if (!c->tiny || offset + size > TINY_SIZE) return false;
     mspan *block = c->tiny_span;
+    if (slot_dead(block, c->tiny_slot)) { /* it had died with its last object */
+        bit_clear(block->dead_bits, c->tiny_slot);
+        block->tiny_live[c->tiny_slot] = 0;
+    }
     block->tiny_live[c->tiny_slot] |= (uint16_t)(1u << offset);
-    if (block->dead_bits) bit_clear(block->dead_bits, c->tiny_slot); /* it had died with its last object */
     c->tiny_offset = offset + size;
     c->tiny_allocs++;
     *addr = c->tiny + offset;
@@ -257,8 +262,6 @@ int heap_malloc_same(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_
 
 uint64_t span_object_addr(const mspan *s, uint32_t slot) { return s->base + slot * s->elem_size + span_header(s); }
 
-static bool slot_dead(const mspan *s, uint32_t slot) { return s->dead_bits && bit_get(s->dead_bits, slot); }
-
 static bool starts_there(const mspan *s, uint32_t slot, uint64_t addr) {
     uint64_t offset = addr - (s->base + slot * s->elem_size);
     if (s->tiny_live && s->tiny_live[slot]) return s->tiny_live[slot] >> offset & 1;
@@ -270,7 +273,8 @@ int heap_find_object(pymem_heap *h, uint64_t addr, mspan **span, uint32_t *slot)
     mspan *s = mheap_span_of(h, addr);
     if (!s || s->state != SPAN_IN_USE) return fail(h, PYMEM_EADDRESS, "0x%llx is not in any span of objects", a);
     uint32_t i = span_slot_of(s, addr);
-    if (i >= s->nelems || !span_is_allocated(s, i)) return fail(h, PYMEM_EADDRESS, "0x%llx is in a free slot", a);
+    if (i >= s->nelems || !span_is_allocated(s, i) || (span_is_unswept(h, s) && !bit_get(s->mark_bits, i)))
+        return fail(h, PYMEM_EADDRESS, "0x%llx is in a free slot", a);
     if (slot_dead(s, i)) return fail(h, PYMEM_EADDRESS, "the object at 0x%llx is dead already", a);
     if (!starts_there(s, i, addr))
         return fail(h, PYMEM_EADDRESS, "no living object starts at 0x%llx: give the address that malloc returned", a);
@@ -287,23 +291,34 @@ int span_kill_slot(pymem_heap *h, mspan *s, uint32_t slot) {
     return rc;
 }
 
-/* A tiny block dies with the last object in it. */
-int heap_declare_dead(pymem_heap *h, uint64_t addr) {
+/* A tiny block dies with the last object in it, whose bit stays: it tells the block from a 16-byte object. */
+static int declare_one_dead(pymem_heap *h, uint64_t addr) {
     mspan *s;
     uint32_t i;
     int rc = heap_find_object(h, addr, &s, &i);
     if (rc) return rc;
     uint16_t others = 0;
-    if (s->tiny_live && s->tiny_live[i]) others = s->tiny_live[i] & (uint16_t)~(1u << (addr & (TINY_SIZE - 1)));
-    if (!others && (rc = span_kill_slot(h, s, i))) return rc;
-    if (s->tiny_live && s->tiny_live[i]) s->tiny_live[i] = others;
+    if (s->tiny_live) others = s->tiny_live[i] & (uint16_t)~(1u << (addr & (TINY_SIZE - 1)));
+    if (!others) return span_kill_slot(h, s, i);
+    s->tiny_live[i] = others;
     return PYMEM_OK;
 }
 
-/* Takes back heap_declare_dead(addr), the last one made in that slot. */
-void heap_undeclare_dead(pymem_heap *h, uint64_t addr) {
+/* Takes back the death of addr, the last one in its slot. */
+static void undeclare_one(pymem_heap *h, uint64_t addr) {
     mspan *s = mheap_span_of(h, addr);
     uint32_t i = span_slot_of(s, addr);
     if (slot_dead(s, i)) bit_clear(s->dead_bits, i);
-    if (s->tiny_live) s->tiny_live[i] |= (uint16_t)(1u << (addr & (TINY_SIZE - 1)));
+    else s->tiny_live[i] |= (uint16_t)(1u << (addr & (TINY_SIZE - 1)));
+}
+
+void heap_undeclare_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n) {
+    while (n-- > 0) undeclare_one(h, addrs[n]);
+}
+
+int heap_declare_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n, uint64_t *done) {
+    int rc = PYMEM_OK;
+    for (*done = 0; *done < n && !(rc = declare_one_dead(h, addrs[*done])); ++*done) continue;
+    if (rc) heap_undeclare_dead(h, addrs, *done);
+    return rc;
 }

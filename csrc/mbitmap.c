@@ -15,6 +15,27 @@ int gcbits_reserve(pymem_heap *h) {
     return h->bits_spare ? PYMEM_OK : fail(h, PYMEM_ENOMEM, "no memory for slot bitmaps");
 }
 
+static uint64_t list_length(const bits_arena *a) {
+    uint64_t n = 0;
+    for (; a; a = a->next) n++;
+    return n;
+}
+
+/* What is free after the epoch: the free and the previous arenas. Each arena serves at least all of its words but those
+ * that gcbits_reserve wants to see left over. */
+int gcbits_reserve_cycle(pymem_heap *h) {
+    uint64_t words = 0, have = list_length(h->bits_free) + list_length(h->bits_previous) + list_length(h->bits_spare);
+    for (const mspan_slab *slab = h->slabs; slab; slab = slab->next)
+        for (int i = 0; i < 64; i++) words += slab->spans[i].state == SPAN_IN_USE ? bit_words(slab->spans[i].nelems) : 0;
+    for (uint64_t need = words / (ARENA_WORDS - 2 * SPAN_BITS_MAX / 8) + 2; have < need; have++) {
+        bits_arena *a = arena_real(h);
+        if (!a) return fail(h, PYMEM_ENOMEM, "no memory for the slot bitmaps of a cycle");
+        a->next = h->bits_spare;
+        h->bits_spare = a;
+    }
+    return PYMEM_OK;
+}
+
 static bits_arena *arena_take(pymem_heap *h) {
     bits_arena *a = h->bits_free;
     if (a) {
@@ -22,7 +43,7 @@ static bits_arena *arena_take(pymem_heap *h) {
         memset(a->words, 0, a->used * 8);
     } else {
         a = h->bits_spare;
-        h->bits_spare = NULL;
+        h->bits_spare = a->next;
         h->sys[PYMEM_STAT_GC_MISC_SYS] += 65536;
     }
     a->used = 0;
@@ -86,6 +107,10 @@ uint32_t span_next_used(const mspan *s, uint32_t i) {
 }
 
 bool span_is_allocated(const mspan *s, uint32_t i) { return i < s->freeindex || bit_get(s->alloc_bits, i); }
+
+bool span_is_unswept(const pymem_heap *h, const mspan *s) {
+    return s->sweepgen == h->sweepgen - 2 || s->sweepgen == h->sweepgen + 1;
+}
 
 uint32_t span_slot_of(const mspan *s, uint64_t addr) {
     return (uint32_t)((addr - s->base) * (uint64_t)s->div_magic >> 32); /* 0 for a large span: its magic is 0 */

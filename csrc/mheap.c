@@ -98,11 +98,9 @@ static int take_pages(pymem_heap *h, proc *p, uint64_t npages, uint64_t *page, u
         *page = page_cache_take(&p->pages, npages, scavenged);
         if (*page != NO_PAGE) return PYMEM_OK;
     }
-    *page = page_alloc_find(&h->pages, npages);
-    if (*page == NO_PAGE) {
+    while ((*page = page_alloc_find(&h->pages, npages)) == NO_PAGE) { /* twice if padding has eaten into the first chunk */
         int rc = mheap_grow(h, p, npages);
         if (rc) return rc;
-        *page = page_alloc_find(&h->pages, npages);
     }
     *scavenged = page_alloc_take(&h->pages, *page, npages);
     return PYMEM_OK;

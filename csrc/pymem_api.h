@@ -44,7 +44,7 @@ typedef struct {
     uint64_t arena_base;     /* address of the first arena; a multiple of 64 MB */
     uint64_t address_space;  /* bytes that may be mapped for the heap before ELIMIT */
     uint32_t padding_pages;  /* pages kept free of objects at the front of the first chunk: Go's random base */
-    uint32_t reserved;
+    uint32_t birth_fault;    /* tests: the n-th allocation of pymem_heap_new fails; 0: none */
 } pymem_config;
 
 /* ---- a heap's life ---- */
@@ -57,7 +57,7 @@ int pymem_heap_check(pymem_heap *h);                 /* walk everything; ETHROW 
 
 /* ---- processors: an mcache, a page cache and a stack cache each ---- */
 int pymem_proc_new(pymem_heap *h, int32_t *id);
-int pymem_proc_destroy(pymem_heap *h, int32_t id);
+int pymem_proc_destroy(pymem_heap *h, int32_t id); /* on the first of the others, as Go's procresize does */
 
 /* ---- allocation ---- */
 int pymem_malloc(pymem_heap *h, int32_t proc, uint64_t size, int noscan, uint32_t type, uint64_t *addr);
@@ -75,9 +75,18 @@ int pymem_manual_alloc(pymem_heap *h, int32_t proc, uint64_t npages, int kind, u
 int pymem_manual_free(pymem_heap *h, int32_t proc, uint64_t addr);
 
 /* ---- collections by record: who died is said, not found ---- */
+typedef struct {
+    uint64_t cycle;                      /* number of this collection, from 1 */
+    uint64_t marked_bytes;               /* bytes in the slots that survived */
+    uint64_t freed_objects, freed_bytes; /* slots; a tiny block is one */
+    uint64_t swept_spans, freed_pages;
+} pymem_gc_result;
+/* A whole forced collection with the world stopped: all of the calls below, in Go's order. All or nothing: after a wrong
+ * address or without memory no object has died. *done: the addresses found good. */
+int pymem_gc_collect(pymem_heap *h, int32_t proc, const uint64_t *dead, uint64_t n, uint64_t *done, pymem_gc_result *out);
 int pymem_mark_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n, uint64_t *done);
 int pymem_gc_begin(pymem_heap *h, int32_t proc); /* finish the last sweep; stacks and workbufs are held back from now on */
-int pymem_gc_mark_record(pymem_heap *h);         /* mark = allocated and not dead */
+int pymem_gc_mark_record(pymem_heap *h);         /* mark = allocated and not dead; allocate nothing between this and the flip */
 int pymem_gc_flip(pymem_heap *h);                /* sweepgen += 2: everything is unswept */
 int pymem_gc_end(pymem_heap *h, int32_t proc, int forced); /* stack spans held back go to the heap; counts the cycle */
 int pymem_flush(pymem_heap *h, int32_t proc);    /* the proc gives back its spans, its tiny block and its stacks */

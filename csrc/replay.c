@@ -3,7 +3,6 @@
  *
  * Objects, stacks and manual spans are named by handles, small numbers given by whoever wrote the columns; a handle may
  * be used again after its death. The table below maps them to emulated addresses. */
-#include <stdlib.h>
 #include <string.h>
 #include "internal.h"
 
@@ -112,7 +111,7 @@ static int do_manual_free(pymem_replay *r, const event *e, proc *p) {
     int rc = lookup(r, e, &addr);
     if (rc) return rc;
     mspan *s = mheap_span_of(r->h, addr);
-    if (!s || s->base != addr || s->state != SPAN_MANUAL) return fail(r->h, PYMEM_EFORMAT, "a manual span is freed twice");
+    if (!s || s->base != addr || s->state != SPAN_MANUAL || s->kind == PYMEM_SPAN_STACK) return fail(r->h, PYMEM_EFORMAT, "a manual span is freed twice");
     r->addr[e->object] = 0;
     mheap_free_span(r->h, p, s);
     return PYMEM_OK;
@@ -205,7 +204,7 @@ static int check_row(pymem_heap *h, const event *e, proc **p) {
         if (size < FIXED_STACK || (size & (size - 1)) || size > 1 << 30) return fail(h, PYMEM_EFORMAT, "a stack of %llu bytes", size);
         break;
     case PYMEM_EV_MANUAL_ALLOC:
-        if (!size || e->flags < 1 || e->flags > PYMEM_SPAN_OTHER) return fail(h, PYMEM_EFORMAT, "a manual span of %llu pages", size);
+        if (!size || e->flags < PYMEM_SPAN_WORKBUF || e->flags > PYMEM_SPAN_OTHER) return fail(h, PYMEM_EFORMAT, "a manual span of %llu pages", size);
         break;
     case PYMEM_EV_PERSISTENT:
         if (!size || (e->object & (e->object - 1)) || e->object > PAGE_SIZE) return fail(h, PYMEM_EFORMAT, "%llu persistent bytes", size);
@@ -265,8 +264,8 @@ static int do_row(pymem_replay *r, const event *e) {
 /* ---- the calls ---- */
 
 int pymem_replay_new(pymem_heap *h, int follow, pymem_replay **out) {
-    *out = calloc(1, sizeof **out);
-    if (!*out) return PYMEM_ENOMEM;
+    *out = os_alloc(h, sizeof **out);
+    if (!*out) return fail(h, PYMEM_ENOMEM, "no memory for a replay");
     **out = (pymem_replay){.h = h, .follow = follow};
     return PYMEM_OK;
 }
@@ -275,7 +274,7 @@ void pymem_replay_free(pymem_replay *r) {
     if (!r) return;
     os_free(r->h, r->addr, r->cap * 8);
     os_free(r->h, r->script, r->cap_script * 8);
-    free(r);
+    os_free(r->h, r, sizeof *r);
 }
 
 static event row_at(const pymem_columns *c, uint64_t i) {

@@ -1,1 +1,67 @@
 """Go 1.27's memory manager as a Python library."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pymem.errors import (
+    AddressError,
+    ClosedError,
+    ConfigError,
+    CorruptHeapError,
+    PymemError,
+    RecordingError,
+    SizeError,
+    ThreadError,
+    TraceError,
+)
+from pymem.gc.cycle import GCResult
+from pymem.gotypes import GoType
+from pymem.inspect import GoObject, Span
+from pymem.malloc import ZERO_BASE
+from pymem.runtime import Runtime
+from pymem.sched import Goroutine
+from pymem.sizeclasses import size_classes, size_to_class
+from pymem.stats.memstats import MemStats
+
+if TYPE_CHECKING:
+    from pymem.trace import read_trace
+
+__all__ = [
+    "ZERO_BASE",
+    "AddressError",
+    "ClosedError",
+    "ConfigError",
+    "CorruptHeapError",
+    "GCResult",
+    "GoObject",
+    "GoType",
+    "Goroutine",
+    "MemStats",
+    "PymemError",
+    "RecordingError",
+    "Runtime",
+    "SizeError",
+    "Span",
+    "ThreadError",
+    "TraceError",
+    "read_trace",
+    "size_classes",
+    "size_to_class",
+]
+
+_LATER = {"read_trace": "pymem.trace"}
+"""What is imported when it is first asked for, and from where: the rest of the library stays light."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'pymem' has no attribute {name!r}")
+    value = getattr(import_module(_LATER[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -1,4 +1,4 @@
-"""The only door to the compiled core: its functions and types, and the one place where a status becomes an exception."""
+"""The only door to the compiled core: its functions and types; here alone a status becomes an exception."""
 
 from __future__ import annotations
 

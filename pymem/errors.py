@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "AddressError",
     "ClosedError",
+    "ConfigError",
     "CorruptHeapError",
     "PymemError",
     "RecordingError",
@@ -24,6 +25,10 @@ class SizeError(PymemError, ValueError):
 
 class AddressError(PymemError, LookupError):
     """An address that is not a live object of this heap: foreign, freed, or inside a free slot."""
+
+
+class ConfigError(PymemError, ValueError):
+    """A setting out of its range, or a processor, goroutine or type that the runtime does not have."""
 
 
 class ClosedError(PymemError, ValueError):

@@ -1,0 +1,84 @@
+"""What users pass in, as the arrays that the core takes; what cannot be one is a SizeError that says why."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pymem._native import ffi
+from pymem.errors import AddressError, SizeError
+
+__all__ = ["UInt64s", "addresses", "byte_count", "mask", "pointer", "room", "sizes"]
+
+UInt64s = npt.NDArray[np.uint64]
+
+_MOST = 1 << 48
+"""Elements of a batch: beyond it the addresses alone would not fit into a machine."""
+
+
+def pointer(kind: str, array: npt.NDArray[Any]) -> Any:
+    """Return an array as a C pointer that keeps it alive."""
+    return ffi.from_buffer(kind + "[]", array)
+
+
+def byte_count(size: Any, what: str = "size") -> int:
+    """Return a size as a number from 0 to 2**64 - 1."""
+    try:
+        n = operator.index(size)
+    except TypeError:
+        raise SizeError(f"{what} {size!r} is not a whole number: give bytes as an int") from None
+    if n < 0:
+        raise SizeError(f"{what} {n} is negative: give 0 or more bytes")
+    if n >= 1 << 64:
+        raise SizeError(f"{what} {n} does not fit into 64 bits: no address space is that large")
+    return n
+
+
+def _whole_numbers(values: Any, what: str, error: type[SizeError] | type[AddressError]) -> UInt64s:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise error(f"{what}: give a flat array or list, not one of {array.ndim} dimensions")
+    if array.size == 0:
+        return np.empty(0, np.uint64)
+    if array.dtype.kind not in "ui":
+        raise error(f"{what}: give an array of integers, not of dtype {array.dtype}")
+    if array.dtype.kind == "i" and (array < 0).any():
+        raise error(f"{what}: element {int(np.argmax(array < 0))} is negative")
+    return np.ascontiguousarray(array, np.uint64)
+
+
+def sizes(values: Any) -> UInt64s:
+    """Return an array of sizes in bytes."""
+    return _whole_numbers(values, "sizes", SizeError)
+
+
+def addresses(values: Any) -> UInt64s:
+    """Return an array of addresses; a lone int is an array of one."""
+    if isinstance(values, int):
+        values = [values]
+    return _whole_numbers(values, "addresses", AddressError)
+
+
+def mask(values: Any, n: int) -> npt.NDArray[np.uint8]:
+    """Return a boolean mask of n elements as bytes."""
+    array = np.asarray(values)
+    if array.dtype != np.bool_ or array.shape != (n,):
+        raise SizeError(
+            f"noscan: give a bool, or {n} bools in an array, not {array.dtype} of shape {array.shape}"
+        )
+    return np.ascontiguousarray(array).view(np.uint8)
+
+
+def room(n: int, out: UInt64s | None) -> UInt64s:
+    """Return where n addresses go: the caller's array, or a new one."""
+    if out is None:
+        if n > _MOST:
+            raise SizeError(f"a batch of {n} objects: nothing could hold their addresses")
+        return np.empty(n, np.uint64)
+    good = isinstance(out, np.ndarray) and out.dtype == np.uint64 and out.shape == (n,)
+    if not (good and out.flags.c_contiguous and out.flags.writeable):
+        raise SizeError(f"out: give a writable, contiguous uint64 array of shape ({n},)")
+    return out

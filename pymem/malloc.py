@@ -1,0 +1,151 @@
+"""Allocating, one object or many a call: arguments in, addresses out; where an object goes is the core's affair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from pymem._arrays import UInt64s, byte_count, mask, pointer, room, sizes
+from pymem._native import ffi, lib
+from pymem.errors import SizeError
+from pymem.gotypes import GoType, TypeTable
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from pymem._heap import Heap
+
+__all__ = ["ZERO_BASE", "malloc", "malloc_batch"]
+
+ZERO_BASE = 0x1000000
+"""Address of every object of 0 bytes. Go too gives all of them one address, that of a variable outside the heap."""
+
+
+def malloc(
+    heap: Heap, table: TypeTable, proc: int, size: int, *, noscan: bool | None, type_: GoType | int
+) -> int:
+    """Allocate one object and return its address."""
+    id_, noscan = _type(table, type_, noscan)
+    nbytes = byte_count(size)
+    if nbytes == 0:
+        _ = heap.handle
+        return ZERO_BASE
+    out = ffi.new("uint64_t *")
+    heap.call(lib.pymem_malloc, proc, nbytes, noscan, id_, out)
+    return int(out[0])
+
+
+def malloc_batch(
+    heap: Heap,
+    table: TypeTable,
+    proc: int,
+    size_or_sizes: Any,
+    n: int | None,
+    *,
+    noscan: Any,
+    types: Any,
+    out: UInt64s | None,
+) -> UInt64s:
+    """Allocate many objects and return their addresses."""
+    _ = heap.handle
+    one_size = np.ndim(size_or_sizes) == 0
+    each = None if one_size else sizes(size_or_sizes)
+    count = _count(each, n)
+    addrs = room(count, out)
+    types = 0 if types is None else types
+    if one_size and np.ndim(noscan) == 0 and np.ndim(types) == 0:
+        _same(heap, proc, byte_count(size_or_sizes), _type(table, types, _flag(noscan)), addrs)
+        return addrs
+    if each is None:
+        each = np.full(count, byte_count(size_or_sizes), np.uint64)
+    _each(heap, proc, each, _kinds(table, types, noscan, count), addrs)
+    return addrs
+
+
+def _count(each: UInt64s | None, n: int | None) -> int:
+    if each is None:
+        if n is None:
+            raise SizeError("one size, but how many objects? Give n: malloc_batch(64, 1000)")
+        return byte_count(n, "n")
+    if n is not None and n != len(each):
+        raise SizeError(f"n is {n}, but there are {len(each)} sizes: leave n out")
+    return len(each)
+
+
+def _flag(noscan: Any) -> bool | None:
+    return None if noscan is None else bool(noscan)
+
+
+def _type(table: TypeTable, type_: GoType | int, noscan: bool | None) -> tuple[int, bool]:
+    """Return the id of a type and whether its object holds no pointers."""
+    if type(type_) is int and type_ == 0:
+        return 0, bool(noscan)
+    found = table.find(type_)
+    return found.id, found.noscan if noscan is None else bool(noscan)
+
+
+class _Kinds(NamedTuple):
+    """What a batch's objects are, beside their sizes."""
+
+    ids: npt.NDArray[np.uint32] | None
+    noscan: npt.NDArray[np.uint8] | bool
+
+    def of(self, some: npt.NDArray[np.bool_]) -> _Kinds:
+        """Return those of some of the objects."""
+        noscan = self.noscan if isinstance(self.noscan, bool) else self.noscan[some]
+        return _Kinds(None if self.ids is None else self.ids[some], noscan)
+
+
+def _kinds(table: TypeTable, types: Any, noscan: Any, n: int) -> _Kinds:
+    if np.ndim(types) == 0:
+        id_, default = _type(table, types, None)
+        ids = np.full(n, id_, np.uint32) if id_ else None
+        noscan = default if noscan is None else noscan
+    else:
+        ids = table.ids(types, n)
+        noscan = table.noscan(ids) if noscan is None else noscan
+    return _Kinds(ids, bool(noscan) if np.ndim(noscan) == 0 else mask(noscan, n))
+
+
+def _same(heap: Heap, proc: int, size: int, kind: tuple[int, bool], addrs: UInt64s) -> None:
+    id_, noscan = kind
+    if size == 0:
+        addrs.fill(ZERO_BASE)
+    else:
+        _run(heap, lib.pymem_malloc_same, (proc, size, noscan, id_), addrs)
+
+
+def _each(heap: Heap, proc: int, each: UInt64s, kinds: _Kinds, addrs: UInt64s) -> None:
+    if not each.all():
+        _with_zeros(heap, proc, each, kinds, addrs)
+        return
+    ids, noscan = kinds
+    one_noscan = isinstance(noscan, bool)
+    args = (
+        proc,
+        pointer("uint64_t", each),
+        ffi.NULL if one_noscan else pointer("uint8_t", noscan),
+        one_noscan and noscan,
+        ffi.NULL if ids is None else pointer("uint32_t", ids),
+    )
+    _run(heap, lib.pymem_malloc_each, args, addrs)
+
+
+def _with_zeros(heap: Heap, proc: int, each: UInt64s, kinds: _Kinds, addrs: UInt64s) -> None:
+    """Objects of 0 bytes are none of the core's business."""
+    some = each != 0
+    placed = np.zeros(int(some.sum()), np.uint64)
+    try:
+        _each(heap, proc, each[some], kinds.of(some), placed)
+    finally:
+        addrs.fill(ZERO_BASE)
+        addrs[some] = placed
+
+
+def _run(heap: Heap, function: Any, args: tuple[Any, ...], addrs: UInt64s) -> None:
+    done = ffi.new("uint64_t *")
+    try:
+        heap.call(function, *args, len(addrs), pointer("uint64_t", addrs), done)
+    except MemoryError as error:
+        raise MemoryError(f"{error} ({done[0]} of {len(addrs)} objects were made and stay)") from None

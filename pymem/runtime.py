@@ -1,0 +1,227 @@
+"""One emulated Go process, as far as memory goes: what a program meets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from pymem import inspect
+from pymem._heap import Heap
+from pymem._native import lib
+from pymem.gc.cycle import GCResult, collect
+from pymem.gotypes import GoType, TypeTable
+from pymem.malloc import ZERO_BASE, malloc, malloc_batch
+from pymem.sched import Cache, Goroutine, Scheduler
+from pymem.sizeclasses import size_classes
+from pymem.stats.memstats import MemStats, read_mem_stats
+from pymem.units import parse_gogc, parse_memory_limit
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import numpy.typing as npt
+
+    from pymem._arrays import UInt64s
+
+__all__ = ["ZERO_BASE", "Runtime"]
+
+_HEAP_MINIMUM = 4 << 20
+"""Bytes: the smallest goal at GOGC=100."""
+_GOAL_OFF = (1 << 64) - 1
+
+
+class Runtime:
+    """Go 1.27's heap with its processors: allocate, collect, read `MemStats`, look inside.
+
+    Addresses and statistics are those of a real Go process in which nothing but the calls made here allocated anything.
+    A runtime has one owner at a time: a second thread that comes in meanwhile gets `ThreadError`. A call that runs out
+    of memory (`MemoryError`) leaves the heap whole.
+
+    Args:
+        gomaxprocs: processors (Ps), each with an mcache and a page cache.
+        gogc: percentage, or "off". It sets the goal that `MemStats.next_gc` shows, no more: nothing is collected until
+            `gc()` is called. Pacing belongs to the coming concurrent collector. In the goal, stacks and globals are 0.
+        memory_limit: bytes, "64MiB" as GOMEMLIMIT has it, or None or "off". Enters the goal, as gogc does.
+        cache: "p" is Go's; "goroutine" gives each goroutine a cache of its own, to compare.
+        arena_base: address of the first arena, a multiple of 64 MB. Go's default when the base is not randomised.
+        address_space: bytes that the heap may map before it is out of memory.
+        heap_padding_pages: pages of 8,192 bytes that stay empty at the front, as Go's randomised base leaves.
+
+    """
+
+    __slots__ = ("_gogc", "_heap", "_marked", "_memory_limit", "_sched", "_types")
+
+    def __init__(
+        self,
+        *,
+        gomaxprocs: int = 1,
+        gogc: int | str | None = "off",
+        memory_limit: int | str | None = None,
+        cache: Cache = "p",
+        arena_base: int = 0xC000000000,
+        address_space: int = 1 << 40,
+        heap_padding_pages: int = 0,
+    ) -> None:
+        self._gogc = parse_gogc(gogc)
+        self._memory_limit = parse_memory_limit(memory_limit)
+        self._marked = 0
+        self._heap = Heap(
+            arena_base=arena_base, address_space=address_space, padding_pages=heap_padding_pages
+        )
+        self._types = TypeTable()
+        self._sched = Scheduler(self._heap, self._types, gomaxprocs=gomaxprocs, cache=cache)
+        self._set_goal()
+
+    # ---- its life ----
+
+    def close(self) -> None:
+        """Give the memory back. Every later call raises ClosedError; closing twice is no error."""
+        self._heap.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the runtime was closed."""
+        return self._heap.closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = (
+            "closed" if self.closed else f"gomaxprocs={self._sched.gomaxprocs} cache={self._sched.cache!r}"
+        )
+        return f"<pymem.Runtime {state}>"
+
+    # ---- processors and goroutines ----
+
+    def gomaxprocs(self, n: int | None = None) -> int:
+        """Return the number of Ps, and have n of them from now on. Goroutines of a P that goes move to another."""
+        _ = self._heap.handle
+        before = self._sched.gomaxprocs
+        if n is not None:
+            self._sched.resize(self._sched.proc_count(n))
+        return before
+
+    def go(self, name: str | None = None, *, p: int | None = None) -> Goroutine:
+        """Start a goroutine with a stack of 2 KB on P p, or on each P in turn. Leave it by `exit()` or `with`."""
+        _ = self._heap.handle
+        return self._sched.go(name, p)
+
+    @property
+    def goroutines(self) -> list[Goroutine]:
+        """The goroutines that have not exited, oldest first."""
+        return list(self._sched.goroutines.values())
+
+    # ---- types ----
+
+    def register_type(self, name: str, size: int, *, noscan: bool = False) -> GoType:
+        """Give a type of `size` bytes an id. noscan: its values hold no pointers."""
+        _ = self._heap.handle
+        return self._types.register(name, size, noscan)
+
+    @property
+    def types(self) -> list[GoType]:
+        """Registered types by id; the first is "no type"."""
+        return list(self._types.types)
+
+    # ---- allocation ----
+
+    def malloc(self, size: int, *, noscan: bool | None = None, type: GoType | int = 0, p: int = 0) -> int:
+        """Allocate an object of `size` bytes on P p and return its address.
+
+        noscan: it holds no pointers; left out, the type says so, and an object without a type may hold some.
+        An object of 0 bytes takes no slot: its address is `pymem.ZERO_BASE`. SizeError for what is no size, MemoryError
+        when the address space is used up. Go: mallocgc.
+        """
+        return malloc(self._heap, self._types, self._sched.proc(p), size, noscan=noscan, type_=type)
+
+    def malloc_batch(
+        self,
+        size_or_sizes: int | npt.ArrayLike,
+        n: int | None = None,
+        *,
+        noscan: bool | npt.ArrayLike | None = None,
+        types: npt.ArrayLike | GoType | int | None = None,
+        p: int = 0,
+        out: UInt64s | None = None,
+    ) -> UInt64s:
+        """Allocate many objects on P p, in order, and return their addresses (uint64).
+
+        `malloc_batch(64, n)` makes n objects of 64 bytes, `malloc_batch(sizes)` one for each element of an array of
+        integers. noscan: a bool, or a mask with one for each object. types: a type, or an array of ids. out: array to
+        fill and return. The addresses are those that as many calls of `malloc` would give. If the address space or this
+        machine's memory runs out on the way, MemoryError says how many objects were made: they stay, their addresses in
+        `out`.
+        """
+        proc = self._sched.proc(p)
+        return malloc_batch(
+            self._heap, self._types, proc, size_or_sizes, n, noscan=noscan, types=types, out=out
+        )
+
+    # ---- collection ----
+
+    def gc(self, dead: npt.ArrayLike | None = None, *, p: int = 0) -> GCResult:
+        """Collect with the world stopped: the objects at the addresses `dead` die, all others live. Go: runtime.GC.
+
+        The sweep is finished on return. A 16-byte block of tiny objects is freed with the last of them. One address
+        that is no living object's (foreign, freed, or named twice) raises AddressError, and then nothing has died. What
+        a real collector allocates for itself (work buffers, workers) is not emulated here. P p is the one that called.
+        """
+        result = collect(self._heap, dead, proc=self._sched.proc(p), zero_base=ZERO_BASE)
+        self._marked = result.marked_bytes
+        self._set_goal()
+        return result
+
+    def _set_goal(self) -> None:
+        goal = _GOAL_OFF
+        if self._gogc is not None:
+            goal = max(self._marked + self._marked * self._gogc // 100, _HEAP_MINIMUM * self._gogc // 100)
+        self._heap.call(lib.pymem_set_goal, min(goal, _GOAL_OFF), self._memory_limit, self._marked)
+
+    # ---- statistics ----
+
+    def read_mem_stats(self, *, p: int = 0, flush: bool = True) -> MemStats:
+        """Read the statistics. As in Go this gives back every cache first, and so has a say in where later objects go.
+
+        flush=False looks without touching: objects in spans that a cache holds are then not counted yet.
+        """
+        return read_mem_stats(self._heap, proc=self._sched.proc(p), flush=flush)
+
+    @property
+    def metadata_bytes(self) -> int:
+        """Bytes of this machine that the emulated heap takes: all of its bookkeeping; objects have no bytes."""
+        return int(lib.pymem_metadata_bytes(self._heap.handle))
+
+    def check(self) -> None:
+        """Walk the whole heap and prove its invariants; CorruptHeapError names a broken one: a bug in pymem."""
+        self._heap.call(lib.pymem_heap_check)
+
+    # ---- looking inside ----
+
+    def size_classes(self) -> npt.NDArray[Any]:
+        """Return the size classes this heap uses; see `pymem.size_classes`."""
+        return size_classes()
+
+    def spans(self) -> npt.NDArray[Any]:
+        """Return all spans in address order, one row of dtype `pymem.inspect.SPAN` each."""
+        return inspect.spans(self._heap)
+
+    def span_of(self, addr: int) -> inspect.Span:
+        """Return the span that an address lies in; AddressError if it is in none."""
+        return inspect.span_of(self._heap, addr)
+
+    def object_at(self, addr: int) -> inspect.GoObject:
+        """Return the living object at exactly this address; AddressError if none begins there."""
+        return inspect.object_at(self._heap, addr)
+
+    def objects(self, span: inspect.Span | int) -> npt.NDArray[Any]:
+        """Return the living objects of a span (or of the span with this base), dtype `pymem.inspect.OBJECT`."""
+        return inspect.objects(self._heap, span)
+
+    def arena_map(self) -> npt.NDArray[Any]:
+        """Return the state of every page of the heap in address order, dtype `pymem.inspect.PAGE`."""
+        return inspect.arena_map(self._heap)

@@ -1,0 +1,225 @@
+"""Who runs where: processors (Go's Ps), and goroutines bound to them. Nothing is scheduled: the caller says who acts.
+
+Go has one mcache a processor. The textbook design that it grew out of gives every thread a cache of its own;
+`cache="goroutine"` does that, so that its price can be seen: each goroutine then is a processor to the core, with its
+own spans, pages and stacks in stock.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pymem._native import ffi, lib
+from pymem.errors import ConfigError, SizeError
+from pymem.malloc import malloc, malloc_batch
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pymem._arrays import UInt64s
+    from pymem._heap import Heap
+    from pymem.gotypes import GoType, TypeTable
+
+__all__ = ["Cache", "Goroutine", "Scheduler"]
+
+Cache = Literal["p", "goroutine"]
+
+STACK_MIN = 2048
+"""Bytes of a new goroutine's stack."""
+STACK_MAX = 1_000_000_000
+"""Bytes a goroutine's stack may not pass. Go: maxstacksize."""
+_MAX_PROCS = 1 << 15
+
+
+class Goroutine:
+    """A goroutine: a name, a stack, and the processor on which it allocates.
+
+    Its stack comes from the stack pools and takes pages from among the heap's, as in Go. The `g` that Go allocates for
+    it and the closure it runs are the program's objects: allocate them where they matter. Go keeps some dead goroutines
+    with their stacks for the next `go` statement; here the stack goes back at exit.
+    """
+
+    __slots__ = ("_proc", "_sched", "id", "name", "p", "stack", "stack_size")
+
+    def __init__(self, sched: Scheduler, *, id_: int, name: str, p: int | None, proc: int) -> None:
+        self._sched = sched
+        self._proc = proc
+        self.id = id_
+        self.name = name
+        self.p = p
+        """Number of its processor; None with cache="goroutine"."""
+        self.stack_size = STACK_MIN
+        self.stack: int | None = sched.stack_alloc(self.proc, STACK_MIN)
+        """Address of its stack; None after exit."""
+
+    @property
+    def proc(self) -> int:
+        """The core's number of the processor or cache it allocates from."""
+        return self._proc if self.p is None else self._sched.proc(self.p)
+
+    def malloc(self, size: int, *, noscan: bool | None = None, type: GoType | int = 0) -> int:
+        """Allocate as `Runtime.malloc` does, on this goroutine's processor."""
+        self._alive()
+        sched = self._sched
+        return malloc(sched.heap, sched.types, self.proc, size, noscan=noscan, type_=type)
+
+    def malloc_batch(
+        self,
+        size_or_sizes: Any,
+        n: int | None = None,
+        *,
+        noscan: Any = None,
+        types: Any = None,
+        out: UInt64s | None = None,
+    ) -> UInt64s:
+        """Allocate as `Runtime.malloc_batch` does, on this goroutine's processor."""
+        self._alive()
+        sched, proc = self._sched, self.proc
+        return malloc_batch(
+            sched.heap, sched.types, proc, size_or_sizes, n, noscan=noscan, types=types, out=out
+        )
+
+    def grow_stack(self) -> int:
+        """Move to a stack of twice the size and return its address. SizeError past 1,000,000,000 bytes."""
+        old = self._alive()
+        if 2 * self.stack_size > STACK_MAX:
+            raise SizeError(f"goroutine stack exceeds {STACK_MAX}-byte limit")
+        self.stack = self._sched.stack_alloc(self.proc, 2 * self.stack_size)
+        self._sched.stack_free(self.proc, old, self.stack_size)
+        self.stack_size *= 2
+        return self.stack
+
+    def exit(self) -> None:
+        """End the goroutine: its stack goes back. Its objects stay until a collection finds them dead."""
+        self._sched.retire(self, self._alive())
+        self.stack = None
+
+    def _alive(self) -> int:
+        if self.stack is None:
+            raise ConfigError(f"goroutine {self.name!r} has ended: start another with Runtime.go()")
+        return self.stack
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.stack is not None and not self._sched.heap.closed:
+            self.exit()
+
+    def __repr__(self) -> str:
+        where = (
+            "exited"
+            if self.stack is None
+            else f"on P {self.p}"
+            if self.p is not None
+            else "with its own cache"
+        )
+        return f"<Goroutine {self.id} {self.name!r} {where}>"
+
+
+class Scheduler:
+    """The processors of a runtime, and its goroutines."""
+
+    __slots__ = ("_procs", "cache", "goroutines", "heap", "last_id", "types")
+
+    def __init__(self, heap: Heap, types: TypeTable, *, gomaxprocs: int, cache: Cache) -> None:
+        if cache not in ("p", "goroutine"):
+            raise ConfigError(f"cache={cache!r}: give 'p' (Go's) or 'goroutine' (the textbook's)")
+        self.heap = heap
+        self.types = types
+        self._procs: list[int] = []  # the core's numbers, by P
+        self.cache = cache
+        self.goroutines: dict[int, Goroutine] = {}
+        self.last_id = 0
+        self.resize(self.proc_count(gomaxprocs))
+
+    # ---- processors ----
+
+    @staticmethod
+    def proc_count(n: Any) -> int:
+        """Return a number of processors that can be had."""
+        try:
+            count = operator.index(n)
+        except TypeError:
+            raise ConfigError(f"gomaxprocs={n!r}: give a whole number") from None
+        if not 1 <= count <= _MAX_PROCS:
+            raise ConfigError(f"gomaxprocs={n}: give a number from 1 to {_MAX_PROCS}")
+        return count
+
+    @property
+    def gomaxprocs(self) -> int:
+        """How many Ps there are."""
+        return len(self._procs)
+
+    def proc(self, p: int) -> int:
+        """Return the core's number of a P."""
+        try:
+            if p >= 0:
+                return self._procs[p]
+        except (IndexError, TypeError):
+            pass
+        raise ConfigError(f"there is no P {p!r}: this runtime has P 0 to P {len(self._procs) - 1}")
+
+    def _new_proc(self) -> int:
+        out = ffi.new("int32_t *")
+        self.heap.call(lib.pymem_proc_new, out)
+        return int(out[0])
+
+    def resize(self, n: int) -> None:
+        """Have n Ps. New ones start empty; those that go give back their caches. Go: procresize."""
+        before = len(self._procs)
+        try:
+            while len(self._procs) < n:
+                self._procs.append(self._new_proc())
+        except MemoryError:
+            self._destroy_procs(before)
+            raise
+        for g in self.goroutines.values():
+            if g.p is not None:
+                g.p %= n
+        self._destroy_procs(n)
+
+    def _destroy_procs(self, keep: int) -> None:
+        while len(self._procs) > keep:
+            self.heap.call(lib.pymem_proc_destroy, self._procs[keep])
+            del self._procs[keep]
+
+    # ---- goroutines ----
+
+    def go(self, name: str | None, p: int | None) -> Goroutine:
+        """Start a goroutine on P p; without p, on each in turn."""
+        id_ = self.last_id + 1
+        own = self.cache == "goroutine"
+        if own and p is not None:
+            raise ConfigError("with cache='goroutine' a goroutine is on no P: leave p out")
+        where = None if own else (id_ - 1) % self.gomaxprocs if p is None else p
+        proc = self._new_proc() if where is None else self.proc(where)
+        try:
+            g = Goroutine(self, id_=id_, name=name or f"goroutine {id_}", p=where, proc=proc)
+        except MemoryError:
+            if own:
+                self.heap.call(lib.pymem_proc_destroy, proc)
+            raise
+        self.last_id = id_
+        self.goroutines[id_] = g
+        return g
+
+    def retire(self, g: Goroutine, stack: int) -> None:
+        """Take a goroutine's stack, and its cache if it has its own."""
+        self.stack_free(g.proc, stack, g.stack_size)
+        del self.goroutines[g.id]
+        if g.p is None:
+            self.heap.call(lib.pymem_proc_destroy, g.proc)
+
+    def stack_alloc(self, proc: int, size: int) -> int:
+        """Return the address of a fresh stack."""
+        out = ffi.new("uint64_t *")
+        self.heap.call(lib.pymem_stack_alloc, proc, size, True, out)
+        return int(out[0])
+
+    def stack_free(self, proc: int, addr: int, size: int) -> None:
+        """Give a stack back."""
+        self.heap.call(lib.pymem_stack_free, proc, addr, size, True)

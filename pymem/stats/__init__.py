@@ -1,0 +1,1 @@
+"""What a runtime has counted, in the forms that Go shows it."""

@@ -1,0 +1,160 @@
+"""The core's calls under their own names, for tests that need more than the façade: procs, sweeps, faults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pymem import inspect
+from pymem._arrays import UInt64s, pointer
+from pymem._heap import Heap
+from pymem._native import ffi, lib
+
+NO_PROC: int = lib.PYMEM_NO_PROC
+BASE = 0xC000000000
+PAGE = 8192
+WORKBUF: int = lib.PYMEM_SPAN_WORKBUF
+OTHER: int = lib.PYMEM_SPAN_OTHER
+
+
+class Core:
+    """A heap of the core."""
+
+    def __init__(self, *, padding_pages: int = 0, address_space: int = 1 << 40, birth_fault: int = 0) -> None:
+        self.heap = Heap(
+            arena_base=BASE, address_space=address_space, padding_pages=padding_pages, birth_fault=birth_fault
+        )
+
+    def _number(self, function: Any, *args: Any, kind: str = "uint64_t *") -> int:
+        out = ffi.new(kind)
+        self.heap.call(function, *args, out)
+        return int(out[0])
+
+    def close(self) -> None:
+        self.heap.close()
+
+    def check(self) -> None:
+        self.heap.call(lib.pymem_heap_check)
+
+    def fault_after(self, n: int) -> None:
+        lib.pymem_fault_after(self.heap.handle, n)
+
+    def metadata_bytes(self) -> int:
+        return int(lib.pymem_metadata_bytes(self.heap.handle))
+
+    # ---- processors ----
+
+    def proc_new(self) -> int:
+        return self._number(lib.pymem_proc_new, kind="int32_t *")
+
+    def proc_destroy(self, proc: int) -> None:
+        self.heap.call(lib.pymem_proc_destroy, proc)
+
+    def flush(self, proc: int) -> None:
+        self.heap.call(lib.pymem_flush, proc)
+
+    def page_cache_flush(self, proc: int) -> None:
+        self.heap.call(lib.pymem_page_cache_flush, proc)
+
+    # ---- objects ----
+
+    def malloc(self, proc: int, size: int, noscan: bool = False, type_: int = 0) -> int:
+        return self._number(lib.pymem_malloc, proc, size, noscan, type_)
+
+    def malloc_same(self, proc: int, size: int, noscan: bool, type_: int, n: int) -> list[int]:
+        addrs = np.zeros(n, np.uint64)
+        self._number(lib.pymem_malloc_same, proc, size, noscan, type_, n, pointer("uint64_t", addrs))
+        return [int(a) for a in addrs]
+
+    def malloc_each(
+        self, proc: int, sizes: Sequence[int], noscan: Sequence[bool], types: Sequence[int]
+    ) -> list[int]:
+        addrs, n = np.zeros(len(sizes), np.uint64), len(sizes)
+        columns = (
+            pointer("uint64_t", np.array(sizes, np.uint64)),
+            pointer("uint8_t", np.array(noscan, np.uint8)),
+            0,
+            pointer("uint32_t", np.array(types, np.uint32)),
+        )
+        self._number(lib.pymem_malloc_each, proc, *columns, n, pointer("uint64_t", addrs))
+        return [int(a) for a in addrs]
+
+    def mark_dead(self, addrs: Sequence[int]) -> None:
+        self._number(lib.pymem_mark_dead, *self._column(addrs))
+
+    @staticmethod
+    def _column(addrs: Sequence[int]) -> tuple[Any, int]:
+        column: UInt64s = np.array(addrs, np.uint64)
+        return pointer("uint64_t", column), len(column)
+
+    # ---- stacks and manual spans ----
+
+    def stack_alloc(self, proc: int, size: int, cached: bool = True) -> int:
+        return self._number(lib.pymem_stack_alloc, proc, size, cached)
+
+    def stack_free(self, proc: int, addr: int, size: int, cached: bool = True) -> None:
+        self.heap.call(lib.pymem_stack_free, proc, addr, size, cached)
+
+    def manual_alloc(self, proc: int, npages: int, kind: int = WORKBUF) -> int:
+        return self._number(lib.pymem_manual_alloc, proc, npages, kind)
+
+    def manual_free(self, proc: int, addr: int) -> None:
+        self.heap.call(lib.pymem_manual_free, proc, addr)
+
+    # ---- collections ----
+
+    def gc_collect(self, proc: int, dead: Sequence[int]) -> tuple[int, ...]:
+        out, done = ffi.new("pymem_gc_result *"), ffi.new("uint64_t *")
+        self.heap.call(lib.pymem_gc_collect, proc, *self._column(dead), done, out)
+        return (
+            out.cycle,
+            out.marked_bytes,
+            out.freed_objects,
+            out.freed_bytes,
+            out.swept_spans,
+            out.freed_pages,
+        )
+
+    def gc_begin(self, proc: int) -> None:
+        self.heap.call(lib.pymem_gc_begin, proc)
+
+    def gc_mark_and_flip(self) -> None:
+        self.heap.call(lib.pymem_gc_mark_record)
+        self.heap.call(lib.pymem_gc_flip)
+
+    def gc_end(self, proc: int, forced: bool = True) -> None:
+        self.heap.call(lib.pymem_gc_end, proc, forced)
+
+    def sweep_one(self, proc: int) -> int:
+        return self._number(lib.pymem_sweep_one, proc)
+
+    def sweep_span(self, proc: int, base: int) -> None:
+        self.heap.call(lib.pymem_sweep_span, proc, base)
+
+    def sweep_all(self, proc: int) -> int:
+        return self._number(lib.pymem_sweep_all, proc)
+
+    def pace_sweeper(self, trigger: int) -> None:
+        self.heap.call(lib.pymem_pace_sweeper, trigger)
+
+    # ---- what can be seen ----
+
+    def stats(self, proc: int = NO_PROC, *, flush: bool = False) -> Any:
+        out = ffi.new("pymem_mem_stats *")
+        self.heap.call(lib.pymem_read_mem_stats, proc, flush, out)
+        return out
+
+    def spans(self) -> Any:
+        return inspect.spans(self.heap)
+
+    def objects(self, base: int) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = inspect.objects(self.heap, base).tolist()
+        return found
+
+    def object_at(self, addr: int) -> inspect.GoObject:
+        return inspect.object_at(self.heap, addr)
+
+    def pages(self) -> Any:
+        return inspect.arena_map(self.heap)
