@@ -336,6 +336,7 @@ uint64_t span_object_addr(const mspan *s, uint32_t slot);
 /* ---- restore.c ---- */
 int restore_span(pymem_heap *h, uint64_t base, uint64_t npages, int kind, uint32_t span_class, mspan **out);
 int restore_object(pymem_heap *h, uint64_t addr, uint64_t *object);
+void restore_unswept(pymem_heap *h);
 int restore_done(pymem_heap *h);
 int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint32_t span_class, uint32_t slot);
 void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base);

@@ -95,6 +95,25 @@ static void count_restored(pymem_heap *h, const mspan *s) {
     heap_live_add(h, (int64_t)bytes);
 }
 
+/* The recording began while spans were being swept: those that hold declared dead are not swept yet. (Others may be
+ * unswept too, but will give nothing back.) Call before restore_done. */
+void restore_unswept(pymem_heap *h) {
+    for (uint64_t page = h->padding; page < h->cur_page;) {
+        mspan *s = h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+        page += s ? s->npages : 1;
+        if (!s || s->state != SPAN_IN_USE) continue;
+        bool dead = s->dead_bits != NULL;
+        if (dead) span_mark_record(s);
+        if (dead) span_set_push(h, &h->no_p, s, s->alloc_count == s->nelems);
+        else s->sweepgen += 2;
+    }
+    h->sweepgen += 2;
+    h->sweep_done = false;
+    h->sweep_cursor = 0;
+    for (int32_t i = 0; i < h->nprocs; i++)
+        if (h->procs[i]) h->procs[i]->flush_gen = h->sweepgen;
+}
+
 /* All spans and objects are there: full spans go to their sets. Of each class's other spans the last one found is
  * cached by proc 0 if that is the only proc, else all are on the partial set until it shows who holds which. */
 int restore_done(pymem_heap *h) {
@@ -106,6 +125,7 @@ int restore_done(pymem_heap *h) {
         count_restored(h, s);
         s->freeindex = 0;
         s->freeindex = (uint16_t)span_next_free(s); /* all below the first hole were handed out in order */
+        if (s->sweepgen != h->sweepgen) continue; /* in its unswept set already */
         bool full = s->alloc_count == s->nelems;
         mspan **cached = only && !full ? &only->cache->alloc[s->span_class] : NULL;
         if (cached && *cached != &empty_span) {
