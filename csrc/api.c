@@ -430,6 +430,27 @@ int pymem_objects(pymem_heap *h, uint64_t span_base, uint64_t *addrs, uint32_t *
     return leave(h, PYMEM_OK);
 }
 
+static void add_type_use(const mspan *s, uint64_t *objects, uint64_t *bytes, uint32_t ntypes) {
+    for (uint32_t i = 0; i < s->nelems; i++) {
+        if (!span_is_allocated(s, i) || (s->dead_bits && bit_get(s->dead_bits, i))) continue;
+        uint32_t type = s->types ? s->types[i] : s->large_type;
+        if (type >= ntypes) type = 0;
+        objects[type]++;
+        bytes[type] += s->elem_size;
+    }
+}
+
+int pymem_type_use(pymem_heap *h, uint64_t *objects, uint64_t *bytes, uint32_t ntypes) {
+    ENTER(h);
+    if (!ntypes) return leave(h, fail(h, PYMEM_EINVAL, "there is at least the type 0"));
+    memset(objects, 0, ntypes * sizeof *objects);
+    memset(bytes, 0, ntypes * sizeof *bytes);
+    for (const mspan_slab *slab = h->slabs; slab; slab = slab->next)
+        for (int i = 0; i < 64; i++)
+            if (slab->spans[i].state == SPAN_IN_USE) add_type_use(&slab->spans[i], objects, bytes, ntypes);
+    return leave(h, PYMEM_OK);
+}
+
 static uint64_t cached_pages(const pymem_heap *h, uint64_t block) {
     uint64_t cached = 0;
     for (int32_t i = 0; i < h->nprocs; i++)

@@ -383,7 +383,7 @@ static int start_objects(pymem_follow *f) {
     uint64_t i = 0, object;
     for (; i < t->n && t->kind[i] != TRACE_STW_END && t->kind[i] != TRACE_OBJECT_ALLOC; i++) {
         if (t->kind[i] != TRACE_OBJECT) continue;
-        int rc = restore_object(f->h, t->a[i], &object);
+        int rc = restore_object(f->h, t->a[i], (uint32_t)t->b[i], &object);
         if (rc) return rc;
     }
     f->row = i;

@@ -182,6 +182,7 @@ struct pymem_heap {
     uint64_t tiny_allocs, large_alloc, large_allocs, large_free, large_frees;
     int64_t heap_live;
     uint64_t heap_marked;
+    pymem_cycle last_mark; /* what the last mark found; row unused */
     uint64_t num_gc, num_forced_gc;
     uint64_t gc_goal;      /* heapLive at which GOGC alone would have the next cycle end; UINT64_MAX: off */
     uint64_t memory_limit; /* GOMEMLIMIT; INT64_MAX: none */
@@ -330,12 +331,13 @@ int heap_find_object(pymem_heap *h, uint64_t addr, mspan **span, uint32_t *slot)
 int heap_declare_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n, uint64_t *done); /* all or none */
 void heap_undeclare_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n);
 int span_kill_slot(pymem_heap *h, mspan *s, uint32_t slot);
+int span_set_type(pymem_heap *h, mspan *s, uint32_t slot, uint32_t type);
 int span_tiny_table(pymem_heap *h, mspan *s); /* s->tiny_live is there */
 uint64_t span_object_addr(const mspan *s, uint32_t slot);
 
 /* ---- restore.c ---- */
 int restore_span(pymem_heap *h, uint64_t base, uint64_t npages, int kind, uint32_t span_class, mspan **out);
-int restore_object(pymem_heap *h, uint64_t addr, uint64_t *object);
+int restore_object(pymem_heap *h, uint64_t addr, uint32_t type, uint64_t *object);
 void restore_unswept(pymem_heap *h);
 int restore_done(pymem_heap *h);
 int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint32_t span_class, uint32_t slot);

@@ -71,11 +71,13 @@ int restore_span(pymem_heap *h, uint64_t base, uint64_t npages, int kind, uint32
 }
 
 /* An object alive in the snapshot: its slot is taken. */
-int restore_object(pymem_heap *h, uint64_t addr, uint64_t *object) {
+int restore_object(pymem_heap *h, uint64_t addr, uint32_t type, uint64_t *object) {
     mspan *s = mheap_span_of(h, addr);
     uint32_t i = s ? span_slot_of(s, addr) : 0;
     if (!s || s->state != SPAN_IN_USE || i >= s->nelems)
         return fail(h, PYMEM_EFORMAT, "the object at 0x%llx of the start heap is in no span", (unsigned long long)addr);
+    int rc = span_set_type(h, s, i, type);
+    if (rc) return rc;
     if (!bit_get(s->alloc_bits, i)) {
         bit_set(s->alloc_bits, i);
         s->alloc_count++;
