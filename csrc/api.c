@@ -91,7 +91,7 @@ void pymem_heap_free(pymem_heap *h) {
     os_free(h, h->mcache0, sizeof(mcache));
     mheap_release(h);
     page_alloc_release(h);
-    gcbits_release(h);
+    os_release_kept(h);
     free(h);
 }
 
