@@ -1,6 +1,6 @@
 """The heap as a whole: statistics, a thousand heaps in one process, and what the emulator itself holds.
 
-How to run: see test_malloc.py. The memory figures stand in the extra info; they are bytes an object.
+How to run: see test_bench_malloc.py. The memory figures stand in the extra info; they are bytes an object.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core import Heap, draw, scale, time_rounds
+from bare_heap import Heap, draw, scale, time_rounds
 
 BUDGET = 24  # bytes of the emulator's own a living object of 16 bytes
 
