@@ -91,7 +91,7 @@ void pymem_heap_free(pymem_heap *h) {
     os_free(h, h->mcache0, sizeof(mcache));
     mheap_release(h);
     page_alloc_release(h);
-    gcbits_release(h);
+    os_release_kept(h);
     free(h);
 }
 
@@ -138,7 +138,7 @@ static int size_check(pymem_heap *h, uint64_t size) {
     return PYMEM_OK;
 }
 
-/* Of many sizes the bits of all together are looked at first: as a rule they are below the limit, and then so is each. */
+/* The bits of all together first: as a rule they are below the limit, and then so is each size. */
 static int sizes_check(pymem_heap *h, const uint64_t *sizes, uint64_t n) {
     uint64_t bits = 0;
     for (uint64_t i = 0; i < n; i++) bits |= sizes[i] - 1; /* of size 0: all */

@@ -128,12 +128,15 @@ typedef struct { uint64_t lo, hi; } mapped_range; /* bytes of a metadata table t
 typedef struct mspan_slab mspan_slab;
 struct mspan_slab { mspan_slab *next; mspan spans[64]; };
 
+typedef struct kept_block kept_block; /* os.c */
+
 struct pymem_heap {
     pymem_config config;
     atomic_flag busy;
     char message[256];
     int64_t faults; /* allocations left before they fail; < 0: never fail */
     uint64_t real_bytes;
+    kept_block *kept; /* the block that is being cut, and those before it */
 
     /* where pages are */
     page_alloc pages;
@@ -198,6 +201,8 @@ struct pymem_heap {
 
 /* ---- os.c: every call to the operating system, and the place where faults are injected ---- */
 void *os_alloc(pymem_heap *h, size_t size); /* zeroed */
+void *os_alloc_kept(pymem_heap *h, size_t size); /* zeroed; until os_release_kept */
+void os_release_kept(pymem_heap *h);
 void *os_grow(pymem_heap *h, void *p, size_t old_size, size_t new_size); /* the new part zeroed */
 void os_free(pymem_heap *h, void *p, size_t size);
 
@@ -251,7 +256,6 @@ int gcbits_reserve(pymem_heap *h);                     /* the next two bitmaps c
 int gcbits_reserve_cycle(pymem_heap *h);               /* nor those that sweeping all spans after the next epoch takes */
 uint64_t *gcbits_new(pymem_heap *h, uint32_t nelems);  /* zeroed; reserve first */
 void gcbits_epoch(pymem_heap *h);
-void gcbits_release(pymem_heap *h);
 uint32_t span_next_free(const mspan *s); /* first free slot from freeindex on, or nelems */
 uint32_t span_next_used(const mspan *s, uint32_t i); /* first slot in use from i on, or nelems */
 bool span_is_allocated(const mspan *s, uint32_t i);

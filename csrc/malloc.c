@@ -182,8 +182,13 @@ static int run_open(pymem_heap *h, proc *p, slot_run *r, uint32_t span_class, ui
     if (rc) return rc;
     uint32_t slots = span_next_used(s, i) - i;
     uint64_t next = s->base + i * s->elem_size + span_header(s);
-    *r = (slot_run){.next = next, .end = next + slots * s->elem_size, .step = s->elem_size,
-                    .types = s->types ? s->types + i : NULL, .span = s, .first = i, .slots = slots};
+    *r = (slot_run){.next = next,
+                    .end = next + slots * s->elem_size,
+                    .step = s->elem_size,
+                    .types = s->types ? s->types + i : NULL,
+                    .span = s,
+                    .first = i,
+                    .slots = slots};
     return PYMEM_OK;
 }
 
