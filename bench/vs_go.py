@@ -38,12 +38,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from core import CHUNK, Heap, checksum, draw
+from bare_heap import CHUNK, Heap, checksum, draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from core import Words
+    from bare_heap import Words
 
 SOURCE = Path(__file__).parent / "go"
 GO_SERIES = "go1.27"

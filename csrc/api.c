@@ -91,7 +91,7 @@ void pymem_heap_free(pymem_heap *h) {
     os_free(h, h->mcache0, sizeof(mcache));
     mheap_release(h);
     page_alloc_release(h);
-    gcbits_release(h);
+    os_release_kept(h);
     free(h);
 }
 
@@ -138,7 +138,7 @@ static int size_check(pymem_heap *h, uint64_t size) {
     return PYMEM_OK;
 }
 
-/* Of many sizes the bits of all together are looked at first: as a rule they are below the limit, and then so is each. */
+/* The bits of all together first: as a rule they are below the limit, and then so is each size. */
 static int sizes_check(pymem_heap *h, const uint64_t *sizes, uint64_t n) {
     uint64_t bits = 0;
     for (uint64_t i = 0; i < n; i++) bits |= sizes[i] - 1; /* of size 0: all */
@@ -427,6 +427,27 @@ int pymem_objects(pymem_heap *h, uint64_t span_base, uint64_t *addrs, uint32_t *
         addrs[*n] = span_object_addr(s, i);
         types[(*n)++] = s->types ? s->types[i] : s->large_type;
     }
+    return leave(h, PYMEM_OK);
+}
+
+static void add_type_use(const mspan *s, uint64_t *objects, uint64_t *bytes, uint32_t ntypes) {
+    for (uint32_t i = 0; i < s->nelems; i++) {
+        if (!span_is_allocated(s, i) || (s->dead_bits && bit_get(s->dead_bits, i))) continue;
+        uint32_t type = s->types ? s->types[i] : s->large_type;
+        if (type >= ntypes) type = 0;
+        objects[type]++;
+        bytes[type] += s->elem_size;
+    }
+}
+
+int pymem_type_use(pymem_heap *h, uint64_t *objects, uint64_t *bytes, uint32_t ntypes) {
+    ENTER(h);
+    if (!ntypes) return leave(h, fail(h, PYMEM_EINVAL, "there is at least the type 0"));
+    memset(objects, 0, ntypes * sizeof *objects);
+    memset(bytes, 0, ntypes * sizeof *bytes);
+    for (const mspan_slab *slab = h->slabs; slab; slab = slab->next)
+        for (int i = 0; i < 64; i++)
+            if (slab->spans[i].state == SPAN_IN_USE) add_type_use(&slab->spans[i], objects, bytes, ntypes);
     return leave(h, PYMEM_OK);
 }
 

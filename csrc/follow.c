@@ -152,8 +152,9 @@ static int on_freed(pymem_follow *f, uint64_t addr) {
 /* ---- cycles ---- */
 
 /* What the sweeps of this cycle will free is dead now. A slot met twice is fine. */
-static int read_deaths(pymem_follow *f) {
+static int read_deaths(pymem_follow *f, uint64_t *deaths) {
     const pymem_trace_rows *t = &f->rows;
+    *deaths = 0;
     for (uint64_t i = f->row + 1; i < t->n && t->kind[i] != TRACE_GC_END; i++) {
         if (t->kind[i] != TRACE_OBJECT_FREE) continue;
         mspan *s = mheap_span_of(f->h, t->a[i]);
@@ -162,6 +163,7 @@ static int read_deaths(pymem_follow *f) {
         if (slot >= s->nelems || !span_is_allocated(s, slot)) continue;
         int rc = span_kill_slot(f->h, s, slot);
         if (rc) return rc;
+        ++*deaths;
     }
     return PYMEM_OK;
 }
@@ -197,7 +199,8 @@ static int sweep_rest(pymem_follow *f, proc *p) {
 
 /* A cycle that was asked for is swept before the caller goes on. */
 static int on_gc_end(pymem_follow *f, proc *p) {
-    int rc = read_deaths(f);
+    uint64_t deaths;
+    int rc = read_deaths(f, &deaths);
     if (rc) return rc;
     gc_mark_record(f->h);
     gc_flip(f->h);
@@ -380,10 +383,14 @@ static int start_objects(pymem_follow *f) {
     uint64_t i = 0, object;
     for (; i < t->n && t->kind[i] != TRACE_STW_END && t->kind[i] != TRACE_OBJECT_ALLOC; i++) {
         if (t->kind[i] != TRACE_OBJECT) continue;
-        int rc = restore_object(f->h, t->a[i], &object);
+        int rc = restore_object(f->h, t->a[i], (uint32_t)t->b[i], &object);
         if (rc) return rc;
     }
     f->row = i;
+    uint64_t deaths;
+    int rc = f->repair ? read_deaths(f, &deaths) : PYMEM_OK;
+    if (rc) return rc;
+    if (f->repair && deaths) restore_unswept(f->h);
     return restore_done(f->h);
 }
 

@@ -128,12 +128,15 @@ typedef struct { uint64_t lo, hi; } mapped_range; /* bytes of a metadata table t
 typedef struct mspan_slab mspan_slab;
 struct mspan_slab { mspan_slab *next; mspan spans[64]; };
 
+typedef struct kept_block kept_block; /* os.c */
+
 struct pymem_heap {
     pymem_config config;
     atomic_flag busy;
     char message[256];
     int64_t faults; /* allocations left before they fail; < 0: never fail */
     uint64_t real_bytes;
+    kept_block *kept; /* the block that is being cut, and those before it */
 
     /* where pages are */
     page_alloc pages;
@@ -182,6 +185,7 @@ struct pymem_heap {
     uint64_t tiny_allocs, large_alloc, large_allocs, large_free, large_frees;
     int64_t heap_live;
     uint64_t heap_marked;
+    pymem_cycle last_mark; /* what the last mark found; row unused */
     uint64_t num_gc, num_forced_gc;
     uint64_t gc_goal;      /* heapLive at which GOGC alone would have the next cycle end; UINT64_MAX: off */
     uint64_t memory_limit; /* GOMEMLIMIT; INT64_MAX: none */
@@ -197,6 +201,8 @@ struct pymem_heap {
 
 /* ---- os.c: every call to the operating system, and the place where faults are injected ---- */
 void *os_alloc(pymem_heap *h, size_t size); /* zeroed */
+void *os_alloc_kept(pymem_heap *h, size_t size); /* zeroed; until os_release_kept */
+void os_release_kept(pymem_heap *h);
 void *os_grow(pymem_heap *h, void *p, size_t old_size, size_t new_size); /* the new part zeroed */
 void os_free(pymem_heap *h, void *p, size_t size);
 
@@ -250,7 +256,6 @@ int gcbits_reserve(pymem_heap *h);                     /* the next two bitmaps c
 int gcbits_reserve_cycle(pymem_heap *h);               /* nor those that sweeping all spans after the next epoch takes */
 uint64_t *gcbits_new(pymem_heap *h, uint32_t nelems);  /* zeroed; reserve first */
 void gcbits_epoch(pymem_heap *h);
-void gcbits_release(pymem_heap *h);
 uint32_t span_next_free(const mspan *s); /* first free slot from freeindex on, or nelems */
 uint32_t span_next_used(const mspan *s, uint32_t i); /* first slot in use from i on, or nelems */
 bool span_is_allocated(const mspan *s, uint32_t i);
@@ -330,12 +335,14 @@ int heap_find_object(pymem_heap *h, uint64_t addr, mspan **span, uint32_t *slot)
 int heap_declare_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n, uint64_t *done); /* all or none */
 void heap_undeclare_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n);
 int span_kill_slot(pymem_heap *h, mspan *s, uint32_t slot);
+int span_set_type(pymem_heap *h, mspan *s, uint32_t slot, uint32_t type);
 int span_tiny_table(pymem_heap *h, mspan *s); /* s->tiny_live is there */
 uint64_t span_object_addr(const mspan *s, uint32_t slot);
 
 /* ---- restore.c ---- */
 int restore_span(pymem_heap *h, uint64_t base, uint64_t npages, int kind, uint32_t span_class, mspan **out);
-int restore_object(pymem_heap *h, uint64_t addr, uint64_t *object);
+int restore_object(pymem_heap *h, uint64_t addr, uint32_t type, uint64_t *object);
+void restore_unswept(pymem_heap *h);
 int restore_done(pymem_heap *h);
 int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint32_t span_class, uint32_t slot);
 void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base);

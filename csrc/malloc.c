@@ -35,6 +35,16 @@ int span_tiny_table(pymem_heap *h, mspan *s) {
 
 static bool slot_dead(const mspan *s, uint32_t slot) { return s->dead_bits && bit_get(s->dead_bits, slot); }
 
+int span_set_type(pymem_heap *h, mspan *s, uint32_t slot, uint32_t type) {
+    if (!(s->span_class >> 1)) {
+        s->large_type = type;
+        return PYMEM_OK;
+    }
+    int rc = type ? type_table(h, s) : PYMEM_OK;
+    if (!rc && s->types) s->types[slot] = type;
+    return rc;
+}
+
 /* ---- one small object ---- */
 
 static inline int next_slot(pymem_heap *h, proc *p, uint32_t span_class, mspan **span, uint32_t *slot) {
@@ -172,8 +182,13 @@ static int run_open(pymem_heap *h, proc *p, slot_run *r, uint32_t span_class, ui
     if (rc) return rc;
     uint32_t slots = span_next_used(s, i) - i;
     uint64_t next = s->base + i * s->elem_size + span_header(s);
-    *r = (slot_run){.next = next, .end = next + slots * s->elem_size, .step = s->elem_size,
-                    .types = s->types ? s->types + i : NULL, .span = s, .first = i, .slots = slots};
+    *r = (slot_run){.next = next,
+                    .end = next + slots * s->elem_size,
+                    .step = s->elem_size,
+                    .types = s->types ? s->types + i : NULL,
+                    .span = s,
+                    .first = i,
+                    .slots = slots};
     return PYMEM_OK;
 }
 

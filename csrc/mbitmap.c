@@ -6,7 +6,7 @@
 
 enum { ARENA_WORDS = (65536 - 16) / 8 };
 
-static bits_arena *arena_real(pymem_heap *h) { return os_alloc(h, sizeof(bits_arena)); }
+static bits_arena *arena_real(pymem_heap *h) { return os_alloc_kept(h, sizeof(bits_arena)); }
 
 int gcbits_reserve(pymem_heap *h) {
     bool room = h->bits_next && h->bits_next->used + 2 * SPAN_BITS_MAX / 8 <= ARENA_WORDS;
@@ -70,16 +70,6 @@ void gcbits_epoch(pymem_heap *h) {
     h->bits_previous = h->bits_current;
     h->bits_current = h->bits_next;
     h->bits_next = NULL;
-}
-
-void gcbits_release(pymem_heap *h) {
-    bits_arena *lists[] = {h->bits_free, h->bits_next, h->bits_current, h->bits_previous, h->bits_spare};
-    for (int i = 0; i < 5; i++) {
-        for (bits_arena *a = lists[i], *next; a; a = next) {
-            next = a->next;
-            os_free(h, a, sizeof *a);
-        }
-    }
 }
 
 /* Go: (*mspan).nextFreeIndex. Bits at and above nelems are clear, so they look free: hence the bound at the end. */

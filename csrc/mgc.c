@@ -29,16 +29,21 @@ int gc_begin(pymem_heap *h, proc *p) {
     return PYMEM_OK;
 }
 
+static void mark_span(pymem_cycle *sum, mspan *s) {
+    span_mark_record(s);
+    uint64_t marked = span_count_marks(s);
+    sum->objects_before += s->alloc_count;
+    sum->bytes_before += s->alloc_count * s->elem_size;
+    sum->objects_marked += marked;
+    sum->bytes_marked += marked * s->elem_size;
+}
+
 void gc_mark_record(pymem_heap *h) {
-    h->heap_marked = 0;
-    for (mspan_slab *slab = h->slabs; slab; slab = slab->next) {
-        for (int i = 0; i < 64; i++) {
-            mspan *s = &slab->spans[i];
-            if (s->state != SPAN_IN_USE) continue;
-            span_mark_record(s);
-            h->heap_marked += span_count_marks(s) * s->elem_size;
-        }
-    }
+    h->last_mark = (pymem_cycle){0};
+    for (mspan_slab *slab = h->slabs; slab; slab = slab->next)
+        for (int i = 0; i < 64; i++)
+            if (slab->spans[i].state == SPAN_IN_USE) mark_span(&h->last_mark, &slab->spans[i]);
+    h->heap_marked = h->last_mark.bytes_marked;
 }
 
 /* Go: gcSweep. What was swept is unswept now. heapLive starts over from what was marked. */

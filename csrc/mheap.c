@@ -35,7 +35,7 @@ static int reserve_arenas(pymem_heap *h, uint64_t end_page) {
     }
     for (uint64_t a = h->end_page / ARENA_PAGES; a < need; a++) {
         if (h->arenas[a]) continue; /* left by an attempt that failed further on */
-        h->arenas[a] = os_alloc(h, ARENA_PAGES * sizeof(mspan *));
+        h->arenas[a] = os_alloc_kept(h, ARENA_PAGES * sizeof(mspan *));
         if (!h->arenas[a]) return fail(h, PYMEM_ENOMEM, "no memory for the page table of an arena");
     }
     return PYMEM_OK;
@@ -108,7 +108,7 @@ static int take_pages(pymem_heap *h, proc *p, uint64_t npages, uint64_t *page, u
 
 static mspan *free_span_struct(pymem_heap *h) {
     if (h->free_spans) return h->free_spans;
-    mspan_slab *slab = os_alloc(h, sizeof *slab);
+    mspan_slab *slab = os_alloc_kept(h, sizeof *slab);
     if (!slab) return NULL;
     slab->next = h->slabs;
     h->slabs = slab;
@@ -225,11 +225,7 @@ void mheap_free_span(pymem_heap *h, proc *p, mspan *s) {
 }
 
 void mheap_release(pymem_heap *h) {
-    for (mspan_slab *slab = h->slabs, *next; slab; slab = next) {
-        next = slab->next;
+    for (mspan_slab *slab = h->slabs; slab; slab = slab->next)
         for (int i = 0; i < 64; i++) drop_slot_tables(h, &slab->spans[i]);
-        os_free(h, slab, sizeof *slab);
-    }
-    for (uint64_t a = 0; a < h->cap_arenas; a++) os_free(h, h->arenas[a], ARENA_PAGES * sizeof(mspan *));
     os_free(h, h->arenas, h->cap_arenas * sizeof *h->arenas);
 }

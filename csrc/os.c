@@ -4,7 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include "internal.h"
+
+enum { KEPT_FIRST = 256 << 10, KEPT_LAST = 8 << 20, KEPT_ALIGN = 8, HUGE_PAGE = 2 << 20 };
 
 static bool fault_due(pymem_heap *h) {
     if (h->faults < 0) return false;
@@ -31,6 +34,61 @@ void os_free(pymem_heap *h, void *p, size_t size) {
     if (!p) return;
     h->real_bytes -= size;
     free(p);
+}
+
+/* ---- memory kept until the heap goes ----
+ *
+ * Span structs, slot bitmaps and page tables are never given back one by one, so they are cut from blocks. The kernel
+ * takes longer over the first touch of a page than the core over the spans described in it; so blocks double in size,
+ * and large ones ask for huge pages. */
+
+struct kept_block {
+    kept_block *next;
+    size_t used, size; /* from the block's own address on */
+};
+
+/* Advice for the huge pages that lie wholly inside. Memory that malloc had before may be resident already: no harm. */
+static void ask_for_huge_pages(char *p, size_t size) {
+#ifdef MADV_HUGEPAGE
+    uintptr_t first = ((uintptr_t)p + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    uintptr_t end = ((uintptr_t)p + size) / HUGE_PAGE * HUGE_PAGE;
+    if (first < end) madvise((void *)first, end - first, MADV_HUGEPAGE);
+#endif
+}
+
+static kept_block *kept_block_new(size_t size) {
+    kept_block *b = calloc(1, size);
+    if (!b) return NULL;
+    ask_for_huge_pages((char *)b, size);
+    *b = (kept_block){.used = sizeof *b, .size = size};
+    return b;
+}
+
+static kept_block *kept_block_for(pymem_heap *h, size_t size) {
+    if (h->kept && h->kept->used + size <= h->kept->size) return h->kept;
+    size_t next = !h->kept ? KEPT_FIRST : h->kept->size < KEPT_LAST ? 2 * h->kept->size : KEPT_LAST;
+    kept_block *b = kept_block_new(next);
+    if (!b) return NULL;
+    b->next = h->kept;
+    return h->kept = b;
+}
+
+void *os_alloc_kept(pymem_heap *h, size_t size) { /* size < KEPT_FIRST / 2 */
+    size = (size + KEPT_ALIGN - 1) / KEPT_ALIGN * KEPT_ALIGN;
+    kept_block *b = fault_due(h) ? NULL : kept_block_for(h, size);
+    if (!b) return NULL;
+    void *p = (char *)b + b->used;
+    b->used += size;
+    h->real_bytes += size;
+    return p;
+}
+
+void os_release_kept(pymem_heap *h) {
+    for (kept_block *b = h->kept, *next; b; b = next) {
+        next = b->next;
+        free(b);
+    }
+    h->kept = NULL;
 }
 
 int fail(pymem_heap *h, int status, const char *format, ...) {

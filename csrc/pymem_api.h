@@ -129,6 +129,8 @@ int pymem_spans(pymem_heap *h, uint64_t from_addr, pymem_span_info *out, uint64_
 int pymem_span_of(pymem_heap *h, uint64_t addr, pymem_span_info *out);
 int pymem_object_at(pymem_heap *h, uint64_t addr, pymem_object_info *out);
 int pymem_objects(pymem_heap *h, uint64_t span_base, uint64_t *addrs, uint32_t *types, uint32_t *n); /* room for 1024 */
+/* Living objects and the bytes of their slots by type id; what is ntypes or above counts as 0. */
+int pymem_type_use(pymem_heap *h, uint64_t *objects, uint64_t *bytes, uint32_t ntypes);
 int pymem_page_states(pymem_heap *h, uint64_t from_page, uint8_t *out, uint64_t cap, uint64_t *n);
 /* page states: bit 0 allocated, bit 1 scavenged, bit 2 in a page cache, bit 3 padding */
 void pymem_size_class(int sizeclass, uint32_t *size, uint32_t *npages, uint32_t *nelems_scan, uint32_t *nelems_noscan);
@@ -162,7 +164,12 @@ enum pymem_event {
     PYMEM_EV_SPAN = 23,         /* nothing to do. expect: base of a span of size pages, class flags, kind type */
     PYMEM_EV_STATS = 24,        /* stop: the recording has MemStats here */
     PYMEM_EV_SWEEP_ALL = 15,    /* finish the sweep */
-    PYMEM_NUM_EVENTS = 25
+    PYMEM_EV_TINY = 25,         /* a tiny object joins a block that is there: counted, no more */
+    PYMEM_EV_START_SPAN = 26,   /* of the heap it all starts from: size: pages; flags: span class; type: kind;
+                                   object: handle if manual. expect: its base */
+    PYMEM_EV_START_OBJECT = 27, /* object: handle; type. expect: its slot's address */
+    PYMEM_EV_START_DONE = 28,
+    PYMEM_NUM_EVENTS = 29
 };
 
 /* Columns of equal length n. expect may be NULL (then nothing is compared); 0 in it: nothing is known. */
@@ -184,6 +191,11 @@ void pymem_replay_free(pymem_replay *r);
 int pymem_replay_run(pymem_replay *r, const pymem_columns *columns, uint64_t *row, int *stopped);
 void pymem_replay_counts(const pymem_replay *r, uint64_t *events, uint64_t *compared, uint64_t *matched); /* each [PYMEM_NUM_EVENTS] */
 uint64_t pymem_replay_misses(const pymem_replay *r, pymem_miss *out, uint64_t cap); /* the first ones */
+typedef struct {
+    uint64_t row; /* of the flip, counted over all calls */
+    uint64_t objects_before, bytes_before, objects_marked, bytes_marked; /* slots, at the flip */
+} pymem_cycle;
+uint64_t pymem_replay_cycles(const pymem_replay *r, uint64_t first, pymem_cycle *out, uint64_t cap); /* returns how many there are */
 int pymem_replay_addresses(const pymem_replay *r, uint64_t first, uint64_t n, uint64_t *out); /* of handles; 0: none */
 
 /* ---- trace reader ------------------------------------------------------

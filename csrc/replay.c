@@ -15,7 +15,9 @@ struct pymem_replay {
     uint64_t *script, nscript, cap_script; /* spans that the next allocation sweeps */
     uint64_t events[PYMEM_NUM_EVENTS], compared[PYMEM_NUM_EVENTS], matched[PYMEM_NUM_EVENTS];
     pymem_miss misses[MAX_MISSES];
-    uint64_t nmisses, row;
+    uint64_t nmisses, row, rows_before; /* row: within this call's columns; rows_before: of earlier calls */
+    pymem_cycle *cycles;
+    uint64_t ncycles, cap_cycles;
 };
 
 typedef struct { uint32_t kind, flags, type; int32_t proc; uint64_t object, size, expect; } event;
@@ -52,7 +54,7 @@ static void compare(pymem_replay *r, const event *e, uint64_t got) {
     if (got == e->expect) {
         r->matched[e->kind]++;
     } else if (r->nmisses < MAX_MISSES) {
-        r->misses[r->nmisses++] = (pymem_miss){.row = r->row, .kind = e->kind, .got = got, .want = e->expect};
+        r->misses[r->nmisses++] = (pymem_miss){.row = r->rows_before + r->row, .kind = e->kind, .got = got, .want = e->expect};
     }
 }
 
@@ -182,6 +184,36 @@ static int do_span(pymem_replay *r, const event *e) {
     return PYMEM_OK;
 }
 
+static int do_flip(pymem_replay *r) {
+    if (r->ncycles == r->cap_cycles) {
+        uint64_t cap = r->cap_cycles ? 2 * r->cap_cycles : 64;
+        void *q = os_grow(r->h, r->cycles, r->cap_cycles * sizeof *r->cycles, cap * sizeof *r->cycles);
+        if (!q) return fail(r->h, PYMEM_ENOMEM, "no memory for the list of cycles");
+        r->cycles = q;
+        r->cap_cycles = cap;
+    }
+    gc_mark_record(r->h);
+    gc_flip(r->h);
+    r->cycles[r->ncycles] = r->h->last_mark;
+    r->cycles[r->ncycles++].row = r->rows_before + r->row;
+    return PYMEM_OK;
+}
+
+/* ---- the heap it starts from ---- */
+
+static int do_start_span(pymem_replay *r, const event *e) {
+    mspan *s;
+    if (e->type > PYMEM_SPAN_OTHER) return fail(r->h, PYMEM_EFORMAT, "there is no span of kind %u", e->type);
+    int rc = restore_span(r->h, e->expect, e->size, (int)e->type, e->flags, &s);
+    return rc || e->type == PYMEM_SPAN_HEAP ? rc : bind(r, e->object, s->base);
+}
+
+static int do_start_object(pymem_replay *r, const event *e) {
+    uint64_t object;
+    int rc = restore_object(r->h, e->expect, e->type, &object);
+    return rc ? rc : bind(r, e->object, object);
+}
+
 /* ---- one row ---- */
 
 static int owner_check(pymem_heap *h, const event *e) {
@@ -243,7 +275,7 @@ static int do_row(pymem_replay *r, const event *e) {
         h->gc_running = running; /* the record has its own rows for the phase */
         return rc;
     }
-    case PYMEM_EV_FLIP: gc_mark_record(h); gc_flip(h); return PYMEM_OK;
+    case PYMEM_EV_FLIP: return do_flip(r);
     case PYMEM_EV_SWEEP: return do_sweep(r, e, p);
     case PYMEM_EV_SWEEP_IN: return do_sweep_in(r, e);
     case PYMEM_EV_SWEEP_ALL: return do_sweep_all(r, p);
@@ -257,6 +289,10 @@ static int do_row(pymem_replay *r, const event *e) {
     case PYMEM_EV_GOAL: h->gc_goal = e->object; h->heap_marked = e->size; return PYMEM_OK;
     case PYMEM_EV_SPAN: return do_span(r, e);
     case PYMEM_EV_STATS: return PYMEM_OK;
+    case PYMEM_EV_TINY: h->tiny_allocs++; return PYMEM_OK;
+    case PYMEM_EV_START_SPAN: return do_start_span(r, e);
+    case PYMEM_EV_START_OBJECT: return do_start_object(r, e);
+    case PYMEM_EV_START_DONE: return restore_done(h);
     default: return fail(h, PYMEM_EFORMAT, "there is no event of kind %u", e->kind);
     }
 }
@@ -274,6 +310,7 @@ void pymem_replay_free(pymem_replay *r) {
     if (!r) return;
     os_free(r->h, r->addr, r->cap * 8);
     os_free(r->h, r->script, r->cap_script * 8);
+    os_free(r->h, r->cycles, r->cap_cycles * sizeof *r->cycles);
     os_free(r->h, r, sizeof *r);
 }
 
@@ -293,9 +330,10 @@ int replay_run(pymem_replay *r, const pymem_columns *c, uint64_t *row, int *stop
         ++*row;
         if (e.kind == PYMEM_EV_STATS) {
             *stopped = 1;
-            break;
+            return PYMEM_OK;
         }
     }
+    r->rows_before += c->n;
     return PYMEM_OK;
 }
 
@@ -305,6 +343,11 @@ void pymem_replay_counts(const pymem_replay *r, uint64_t *events, uint64_t *comp
     memcpy(events, r->events, sizeof r->events);
     memcpy(compared, r->compared, sizeof r->compared);
     memcpy(matched, r->matched, sizeof r->matched);
+}
+
+uint64_t pymem_replay_cycles(const pymem_replay *r, uint64_t first, pymem_cycle *out, uint64_t cap) {
+    for (uint64_t i = 0; i < cap && first + i < r->ncycles; i++) out[i] = r->cycles[first + i];
+    return r->ncycles;
 }
 
 uint64_t pymem_replay_misses(const pymem_replay *r, pymem_miss *out, uint64_t cap) {

@@ -71,11 +71,13 @@ int restore_span(pymem_heap *h, uint64_t base, uint64_t npages, int kind, uint32
 }
 
 /* An object alive in the snapshot: its slot is taken. */
-int restore_object(pymem_heap *h, uint64_t addr, uint64_t *object) {
+int restore_object(pymem_heap *h, uint64_t addr, uint32_t type, uint64_t *object) {
     mspan *s = mheap_span_of(h, addr);
     uint32_t i = s ? span_slot_of(s, addr) : 0;
     if (!s || s->state != SPAN_IN_USE || i >= s->nelems)
         return fail(h, PYMEM_EFORMAT, "the object at 0x%llx of the start heap is in no span", (unsigned long long)addr);
+    int rc = span_set_type(h, s, i, type);
+    if (rc) return rc;
     if (!bit_get(s->alloc_bits, i)) {
         bit_set(s->alloc_bits, i);
         s->alloc_count++;
@@ -95,6 +97,25 @@ static void count_restored(pymem_heap *h, const mspan *s) {
     heap_live_add(h, (int64_t)bytes);
 }
 
+/* The recording began while spans were being swept: those that hold declared dead are not swept yet. (Others may be
+ * unswept too, but will give nothing back.) Call before restore_done. */
+void restore_unswept(pymem_heap *h) {
+    for (uint64_t page = h->padding; page < h->cur_page;) {
+        mspan *s = h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+        page += s ? s->npages : 1;
+        if (!s || s->state != SPAN_IN_USE) continue;
+        bool dead = s->dead_bits != NULL;
+        if (dead) span_mark_record(s);
+        if (dead) span_set_push(h, &h->no_p, s, s->alloc_count == s->nelems);
+        else s->sweepgen += 2;
+    }
+    h->sweepgen += 2;
+    h->sweep_done = false;
+    h->sweep_cursor = 0;
+    for (int32_t i = 0; i < h->nprocs; i++)
+        if (h->procs[i]) h->procs[i]->flush_gen = h->sweepgen;
+}
+
 /* All spans and objects are there: full spans go to their sets. Of each class's other spans the last one found is
  * cached by proc 0 if that is the only proc, else all are on the partial set until it shows who holds which. */
 int restore_done(pymem_heap *h) {
@@ -106,6 +127,7 @@ int restore_done(pymem_heap *h) {
         count_restored(h, s);
         s->freeindex = 0;
         s->freeindex = (uint16_t)span_next_free(s); /* all below the first hole were handed out in order */
+        if (s->sweepgen != h->sweepgen) continue; /* in its unswept set already */
         bool full = s->alloc_count == s->nelems;
         mspan **cached = only && !full ? &only->cache->alloc[s->span_class] : NULL;
         if (cached && *cached != &empty_span) {

@@ -64,7 +64,7 @@ def addresses(values: Any) -> UInt64s:
 
 def mask(values: Any, n: int) -> npt.NDArray[np.uint8]:
     """Return a boolean mask of n elements as bytes."""
-    array = np.asarray(values)
+    array = np.asarray(values) if n else np.empty(0, np.bool_)
     if array.dtype != np.bool_ or array.shape != (n,):
         raise SizeError(
             f"noscan: give a bool, or {n} bools in an array, not {array.dtype} of shape {array.shape}"

@@ -121,12 +121,11 @@ def _each(heap: Heap, proc: int, each: UInt64s, kinds: _Kinds, addrs: UInt64s) -
         _with_zeros(heap, proc, each, kinds, addrs)
         return
     ids, noscan = kinds
-    one_noscan = isinstance(noscan, bool)
     args = (
         proc,
         pointer("uint64_t", each),
-        ffi.NULL if one_noscan else pointer("uint8_t", noscan),
-        one_noscan and noscan,
+        ffi.NULL if isinstance(noscan, bool) else pointer("uint8_t", noscan),
+        noscan is True,
         ffi.NULL if ids is None else pointer("uint32_t", ids),
     )
     _run(heap, lib.pymem_malloc_each, args, addrs)

@@ -42,5 +42,6 @@ def some_of(pool: Sequence[int], share: float, seed: int) -> list[int]:
 def many_sizes(n: int, seed: int) -> list[int]:
     """Return n sizes: mostly small, as programs' are, with some of every kind."""
     rng = random.Random(seed)
-    kinds = [lambda: rng.randint(1, 15), lambda: rng.choice(_EDGES), lambda: rng.randint(1, 300)]
-    return [rng.choice(kinds)() if rng.random() < 0.995 else rng.randint(32761, 200_000) for _ in range(n)]
+    bounds = rng.choices([(1, 15), (1, 300), (0, len(_EDGES) - 1), (32761, 200_000)], [30, 40, 30, 0.5], k=n)
+    drawn = [(bound, rng.randint(*bound)) for bound in bounds]
+    return [_EDGES[x] if bound[0] == 0 else x for bound, x in drawn]

@@ -188,7 +188,7 @@ def test_batch_says_how_far() -> None:
 
 
 def test_runtime_unharmed() -> None:
-    """Changing gomaxprocs and starting a goroutine are several calls: a fault in the middle takes back the first ones."""
+    """Changing gomaxprocs and starting a goroutine take several calls: a fault takes back the first ones."""
     n, failed = 0, True
     while failed:
         rt = pymem.Runtime(cache="goroutine")

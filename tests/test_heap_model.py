@@ -238,7 +238,7 @@ def run(examples: int, steps: int) -> None:
     chosen = settings(
         max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=_QUIET
     )
-    run_state_machine_as_test(HeapMachine, settings=chosen)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(HeapMachine, settings=chosen)
 
 
 def test_model() -> None:

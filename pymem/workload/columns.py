@@ -43,6 +43,10 @@ class Event(IntEnum):
     SPAN = lib.PYMEM_EV_SPAN
     STATS = lib.PYMEM_EV_STATS
     SWEEP_ALL = lib.PYMEM_EV_SWEEP_ALL
+    TINY = lib.PYMEM_EV_TINY
+    START_SPAN = lib.PYMEM_EV_START_SPAN
+    START_OBJECT = lib.PYMEM_EV_START_OBJECT
+    START_DONE = lib.PYMEM_EV_START_DONE
 
 
 DTYPES: dict[str, Any] = {

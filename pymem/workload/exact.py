@@ -16,6 +16,7 @@ import numpy as np
 
 from pymem.workload.columns import Columns, Event
 from pymem.workload.exact_log import ExactLog, Op
+from pymem.workload.rows import Rows, latest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -34,46 +35,6 @@ _NO_GOAL = np.uint64(2**64 - 1)
 
 # Records that touch what several Ps share: the first of them dates its allocation.
 _EFFECTS = (Op.SPAN_ALLOC, Op.PCACHE_FILL, Op.PAGE_ALLOC, Op.SWEEP)
-
-
-class _Rows:
-    """Rows gathered in any order, each with the log position (and a rank within it) that it will be sorted by."""
-
-    _NAMES = ("time", "kind", "flags", "proc", "goroutine", "type", "object", "size", "expect")
-
-    def __init__(self, time: Ints, proc: Ints, goroutine: Ints) -> None:
-        self._time, self._proc, self._goroutine = time, proc, goroutine
-        self._parts: list[dict[str, npt.NDArray[np.generic]]] = []
-
-    def add(
-        self,
-        kind: Event,
-        at: Ints,
-        *,
-        rank: int = 1,
-        proc: Ints | None = None,
-        source: Ints | None = None,
-        **columns: Words | Ints | int,
-    ) -> None:
-        """Add a row at each position of `at`; `source` names the records that P, goroutine and time come from."""
-        source = at if source is None else source
-        part: dict[str, npt.NDArray[np.generic]] = {
-            "at": at,
-            "rank": np.full(len(at), rank),
-            "kind": np.full(len(at), int(kind)),
-            "time": self._time[source],
-            "goroutine": self._goroutine[source],
-            "proc": self._proc[source] if proc is None else proc,
-        }
-        for name in ("flags", "type", "object", "size", "expect"):
-            value = np.asarray(columns.get(name, 0)).astype(np.uint64)
-            part[name] = np.broadcast_to(value, at.shape)
-        self._parts.append(part)
-
-    def columns(self) -> Columns:
-        whole = {name: np.concatenate([p[name] for p in self._parts]) for name in self._parts[0]}
-        order = np.lexsort((np.arange(len(whole["at"])), whole["rank"], whole["at"]))
-        return Columns(**{name: whole[name][order] for name in self._NAMES})
 
 
 class _Windows:
@@ -117,21 +78,6 @@ def _first_effect(windows: _Windows, records: Ints, window: Ints) -> Ints:
     return at
 
 
-def _latest(keys: Words, born: Ints, wanted: Words, before: Ints) -> Ints:
-    """For each wanted key the last of the `keys` born before `before`, or -1."""
-    order = np.lexsort((born, keys))
-    # one sortable word for (key, birth): the rank of the key and the position in the log
-    unique, rank = np.unique(keys[order], return_inverse=True)
-    span = int(max(born.max(initial=0), before.max(initial=0))) + 2
-    haystack = rank * span + born[order]
-    where = np.searchsorted(unique, wanted)
-    known = (where < len(unique)) & (unique[np.minimum(where, len(unique) - 1)] == wanted) if len(unique) else np.zeros(len(wanted), bool)
-    found = np.searchsorted(haystack, where * span + before) - 1
-    good = known & (found >= 0)
-    candidate = order[np.maximum(found, 0)] if len(order) else np.zeros(len(wanted), np.int64)
-    return np.where(good & (keys[candidate] == wanted) if len(order) else False, candidate, -1)
-
-
 def columns_from_log(log: ExactLog) -> Columns:
     """Return the columns of an exact recording, from process birth; handles are the ordinal numbers of births."""
     return _Converter(log).columns()
@@ -147,7 +93,7 @@ class _Converter:
         proc = records["p"].astype(np.int64)
         self.proc = np.where(proc == 255, -1, proc)
         nanoseconds = np.where(self.op == Op.MALLOC_BEGIN, self.b >> np.uint64(8), 0).astype(np.int64)
-        self.rows = _Rows(np.maximum.accumulate(nanoseconds), self.proc, records["g"].astype(np.int64))
+        self.rows = Rows(np.maximum.accumulate(nanoseconds), self.proc, records["g"].astype(np.int64))
         self.types = {t.address: i + 1 for i, t in enumerate(log.types.values())} if log.types else {}
         self.handles = 0
 
@@ -235,7 +181,7 @@ class _Converter:
         cycle = np.searchsorted(flips, freed) - 1
         freed, cycle = freed[cycle >= 0], cycle[cycle >= 0]
         flip = flips[cycle]
-        who = _latest(slot_addr, self.mallocs.end[slots], self.a[freed], flip)
+        who = latest(slot_addr, self.mallocs.end[slots], self.a[freed], flip)
         known = who >= 0
         self.rows.add(Event.DEATH, flip[known], rank=0, object=slots[who[known]])
 
@@ -251,7 +197,7 @@ class _Converter:
             expect=self.a[end],
         )  # fmt: skip
         freed = self.at(Op.STACK_FREE)
-        who = _latest(self.a[end], end, self.a[freed], freed)
+        who = latest(self.a[end], end, self.a[freed], freed)
         good = who >= 0
         freed, who = freed[good], who[good]
         self.rows.add(
@@ -275,7 +221,7 @@ class _Converter:
         )
         freed = self.at(Op.SPAN_FREE)
         freed = freed[(self.c[freed] & np.uint64(0xFF)) > _STACK]
-        who = _latest(self.a[born], born, self.a[freed], freed)
+        who = latest(self.a[born], born, self.a[freed], freed)
         self.rows.add(Event.MANUAL_FREE, freed[who >= 0], object=handles[who[who >= 0]])
 
     # ---- processors and the collector ----

@@ -1,6 +1,6 @@
 """Collections by a given dead set: deaths declared, marks by record, the sweep, allocation into the holes.
 
-How to run: see test_malloc.py. `ns_per_unit` is ns an object, dead or alive when the collection began.
+How to run: see test_bench_malloc.py. `ns_per_unit` is ns an object, dead or alive when the collection began.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from core import Heap, draw, scale, time_rounds
+from bare_heap import Heap, draw, scale, time_rounds
 
 
 def test_collect_half(benchmark: Any) -> None:

@@ -14,12 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from core import PAGE, Heap, checksum, draw, scale, time_rounds
+from bare_heap import PAGE, Heap, checksum, draw, scale, time_rounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from core import Words
+    from bare_heap import Words
 
 BASE = 0xC000000000
 INLINE_MARKS = 128  # bytes of mark bits at a span's end, for slots of 16 to 512 bytes

@@ -1,6 +1,6 @@
 """The page allocator when the heap is huge: finding pages costs the same at 100 GB as at 1 GB, or nearly.
 
-How to run: see test_malloc.py. `ns_per_unit` is ns a span taken, with one call from Python for each.
+How to run: see test_bench_malloc.py. `ns_per_unit` is ns a span taken, with one call from Python for each.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import numpy as np
-from core import PAGE, Heap, draw, scale, time_rounds
+from bare_heap import PAGE, Heap, draw, scale, time_rounds
 
 SPAN_PAGES = 32  # too many for a processor's page cache, so the page allocator is asked each time
 GB = 1 << 30

@@ -1,17 +1,20 @@
 """The heap as a whole: statistics, a thousand heaps in one process, and what the emulator itself holds.
 
-How to run: see test_malloc.py. The memory figures stand in the extra info; they are bytes an object.
+How to run: see test_bench_malloc.py. The memory figures stand in the extra info; they are bytes an object.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from core import Heap, draw, scale, time_rounds
+from bare_heap import Heap, draw, scale, time_rounds
 
 BUDGET = 24  # bytes of the emulator's own a living object of 16 bytes
 
@@ -49,20 +52,32 @@ def test_many_heaps(benchmark: Any) -> None:
 
 def resident_bytes() -> int:
     """Return this process's memory as the system sees it."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def bytes_an_object(n: int, noscan: bool) -> tuple[float, float]:
+    """Return what n objects of 16 bytes cost by the emulator's count, and by the system's."""
+    out = np.ones(n, np.uint64)
+    before = resident_bytes()
+    heap = Heap()
+    heap.malloc_same(16, out, noscan=noscan, type_id=0 if noscan else 3)
+    resident = resident_bytes() - before
+    assert heap.stats().heap_objects == n
+    return heap.metadata_bytes / n, resident / n
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("noscan", [True, False], ids=["noscan", "typed"])
 def test_memory(benchmark: Any, noscan: bool) -> None:
-    """The emulator holds at most 24 bytes a living object of 16, by its own count and by the system's."""
+    """The emulator holds at most 24 bytes a living object of 16, by its own count and by the system's.
+
+    Counted in a process of its own, because memory that other tests freed would hide what is taken anew;
+    the time shown is that of starting it.
+    """
     n = scale(benchmark, 5_000_000, 1_000_000)
-    out = np.ones(n, np.uint64)
-    before = resident_bytes()
-    heap = Heap()
-    benchmark.pedantic(lambda: heap.malloc_same(16, out, noscan=noscan, type_id=0 if noscan else 3), rounds=1)
-    resident = (resident_bytes() - before) / n
-    benchmark.extra_info |= {"bytes_counted": heap.metadata_bytes / n, "bytes_resident": resident}
-    assert len(np.unique(out)) == n
-    assert heap.metadata_bytes / n <= BUDGET
-    assert resident <= BUDGET
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        counted, resident = benchmark.pedantic(pool.submit(bytes_an_object, n, noscan).result, rounds=1)
+    benchmark.extra_info |= {"bytes_counted": counted, "bytes_resident": resident}
+    assert 0 < counted <= BUDGET
+    assert 0 < resident <= BUDGET

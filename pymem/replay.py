@@ -1,0 +1,273 @@
+"""Run a workload on an emulated heap: the program's allocations, its recorded deaths and collections, nothing else.
+
+One call of the core runs a million rows, so there is no Python per object; the rest here is the account of what came out.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from pymem._arrays import pointer
+from pymem._heap import Heap
+from pymem._native import check as check_status
+from pymem._native import ffi, lib
+from pymem.errors import RecordingError
+from pymem.inspect import SPAN, spans
+from pymem.sizeclasses import size_classes
+from pymem.stats.memstats import MemStats, read_mem_stats
+from pymem.workload.columns import Columns, Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from pymem.workload.workload import WorkloadType
+
+__all__ = ["ADDRESS_SPACE", "ClassUse", "Cycle", "EventSource", "Player", "Run", "TypeUse", "replay"]
+
+ADDRESS_SPACE = 1 << 44
+"""Bytes that a replayed heap may map; 16 TB."""
+
+_CTYPES = {
+    "kind": "uint8_t", "flags": "uint8_t", "proc": "int16_t", "type": "uint32_t",
+    "object": "uint64_t", "size": "uint64_t", "expect": "uint64_t",
+}  # fmt: skip
+
+Progress = "Callable[[int, int], None]"
+
+
+class EventSource(Protocol):
+    """What can be replayed: a `Workload`, or a stream that makes its events as they are asked for."""
+
+    @property
+    def types(self) -> Sequence[WorkloadType]: ...
+    @property
+    def arena_base(self) -> int: ...
+    @property
+    def padding_pages(self) -> int: ...
+    @property
+    def tier(self) -> str: ...
+    def chunks(self, size: int = 1 << 20) -> Iterator[Columns]: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """One GC cycle. Objects are slots: a tiny block counts once."""
+
+    number: int
+    time_ns: int
+    """When its mark ended."""
+    forced: bool
+    heap_before: int
+    """Bytes in allocated slots when the mark ended, dead ones included."""
+    marked: int
+    """Bytes in slots found alive."""
+    freed_objects: int
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TypeUse:
+    """Living objects of one type at the end."""
+
+    name: str
+    objects: int
+    bytes: int
+    """Of their slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassUse:
+    """One size class at the end: how much of its spans is used."""
+
+    size: int
+    """Bytes a slot; 0: large objects, a span each."""
+    noscan: bool
+    spans: int
+    slots: int
+    used: int
+    """Slots with a living or not yet swept object."""
+    bytes_in_spans: int
+    bytes_used: int
+    tail_bytes: int
+    """Of the spans, in no slot: bitmaps and what is left over at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came out of a replay."""
+
+    events: int
+    cycles: tuple[Cycle, ...]
+    memstats: MemStats
+    seconds: float
+    """Wall-clock time of the emulation, decoding excluded. The emulation itself reads no clock."""
+    heap_by_type: tuple[TypeUse, ...]
+    """Largest first."""
+    fragmentation: tuple[ClassUse, ...]
+    """By slot size."""
+    compared: int
+    """Allocations whose recorded address is known."""
+    matched: int
+    """Of these, how many the emulator placed there."""
+
+
+class Player:
+    """A heap and a replay on it, fed with columns; what `replay` and `check` are made of. Close it, or use `with`."""
+
+    def __init__(self, source: EventSource, *, follow: bool) -> None:
+        self.heap = Heap(
+            arena_base=source.arena_base, address_space=ADDRESS_SPACE, padding_pages=source.padding_pages
+        )
+        out = ffi.new("pymem_replay **")
+        self.heap.call(lib.pymem_replay_new, int(follow), out)
+        self._replay = out[0]
+        self.rows = 0
+        self._row_times: list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.uint8]]] = []
+
+    def __enter__(self) -> Player:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory back. Doing it twice is fine."""
+        replay, self._replay = self._replay, ffi.NULL
+        lib.pymem_replay_free(replay)
+        self.heap.close()
+
+    def play(self, columns: Columns, *, at_stats: Callable[[], None] | None = None) -> None:
+        """Run all rows; `at_stats` is called where the recorded program read its MemStats. Raises `RecordingError`."""
+        c = ffi.new("pymem_columns *")
+        keep = [pointer(ctype, getattr(columns, name)) for name, ctype in _CTYPES.items()]
+        for name, buffer in zip(_CTYPES, keep, strict=True):
+            setattr(c, name, buffer)
+        c.n = len(columns)
+        row, stopped = ffi.new("uint64_t *", 0), ffi.new("int *")
+        while row[0] < c.n:
+            status = lib.pymem_replay_run(self._replay, c, row, stopped)
+            if status:
+                kind = int(columns.kind[row[0]]) if row[0] < c.n else 0
+                name = Event(kind).name if kind in set(Event) else str(kind)
+                check_status(status, self.heap.handle, context=f"event {self.rows + int(row[0]):,} ({name})")
+            if stopped[0] and at_stats:
+                at_stats()
+        self._remember_flips(columns)
+        self.rows += len(columns)
+
+    def _remember_flips(self, columns: Columns) -> None:
+        """Keep when cycles turned and which were forced; the rest of a chunk may go."""
+        turning = np.flatnonzero((columns.kind == Event.FLIP) | (columns.kind == Event.GC_END))
+        if len(turning):
+            flags = np.where(columns.kind[turning] == Event.GC_END, 2 + (columns.flags[turning] & 1), 0)
+            self._row_times.append((self.rows, columns.time[turning], flags.astype(np.uint8)))
+
+    def counts(self) -> dict[str, dict[Event, int]]:
+        """Return rows run (`events`), compared and matched, by kind."""
+        arrays = {name: np.zeros(lib.PYMEM_NUM_EVENTS, np.uint64) for name in ("events", "compared", "matched")}
+        lib.pymem_replay_counts(self._replay, *(pointer("uint64_t", a) for a in arrays.values()))
+        return {name: {e: int(array[e]) for e in Event} for name, array in arrays.items()}
+
+    def misses(self) -> list[Any]:
+        """Return the first rows whose address differs: structs of row, kind, got, want."""
+        out = ffi.new("pymem_miss[64]")
+        return list(out[0 : lib.pymem_replay_misses(self._replay, out, 64)])
+
+    def cycles(self) -> tuple[Cycle, ...]:
+        """Return the cycles so far."""
+        n = lib.pymem_replay_cycles(self._replay, 0, ffi.NULL, 0)
+        out = ffi.new("pymem_cycle[]", max(n, 1))
+        lib.pymem_replay_cycles(self._replay, 0, out, n)
+        flags = np.concatenate([f for _, _, f in self._row_times]) if self._row_times else np.empty(0, np.uint8)
+        times = np.concatenate([t for _, t, _ in self._row_times]) if self._row_times else np.empty(0, np.int64)
+        flips = np.flatnonzero(flags == 0)
+        ends = np.flatnonzero(flags >= 2)
+        forced = [bool(len(ends) > i and flags[ends[i]] & 1) for i in range(n)]
+        return tuple(
+            Cycle(
+                number=i + 1,
+                time_ns=int(times[flips[i]]),
+                forced=forced[i],
+                heap_before=out[i].bytes_before,
+                marked=out[i].bytes_marked,
+                freed_objects=out[i].objects_before - out[i].objects_marked,
+                freed_bytes=out[i].bytes_before - out[i].bytes_marked,
+            )
+            for i in range(n)
+        )
+
+    def mem_stats(self) -> MemStats:
+        """Return MemStats as they stand, without the flush that ReadMemStats makes."""
+        return read_mem_stats(self.heap, flush=False)
+
+
+def _type_uses(heap: Heap, types: Sequence[WorkloadType]) -> tuple[TypeUse, ...]:
+    objects, held = (np.zeros(max(len(types), 1), np.uint64) for _ in range(2))
+    heap.call(lib.pymem_type_use, pointer("uint64_t", objects), pointer("uint64_t", held), len(objects))
+    order = np.argsort(held, kind="stable")[::-1]
+    return tuple(
+        TypeUse(types[i].name or "(unknown)", int(objects[i]), int(held[i])) for i in order if objects[i]
+    )
+
+
+def _class_uses(heap: Heap) -> tuple[ClassUse, ...]:
+    table = spans(heap)
+    objects = table[table["state"] == 1]
+    uses = []
+    sizes = size_classes()["size"]
+    for span_class in np.unique(objects["span_class"]):
+        of = objects[objects["span_class"] == span_class]
+        inside = int(of["npages"].sum()) * 8192
+        slots, used = int(of["nelems"].sum()), int(of["alloc_count"].sum())
+        size = int(sizes[span_class >> 1])
+        in_slots = inside if size == 0 else slots * size
+        uses.append(
+            ClassUse(
+                size=size,
+                noscan=bool(span_class & 1),
+                spans=len(of),
+                slots=slots,
+                used=used,
+                bytes_in_spans=inside,
+                bytes_used=inside if size == 0 else used * size,
+                tail_bytes=inside - in_slots,
+            )
+        )
+    return tuple(uses)
+
+
+def replay(source: EventSource, *, progress: Callable[[int, int], None] | None = None) -> Run:
+    """Replay a workload, its collections at their recorded places, and return what came out.
+
+    progress: called now and then with (events done, events in all). Deterministic but for `seconds`. Raises
+    `RecordingError` for events that contradict each other, `MemoryError` where this machine or the emulated address space
+    (16 TB) is used up. Memory: the emulator's own, a handle table of 8 B an object, and one chunk of events.
+    """
+    with Player(source, follow=source.tier == "exact") as player:
+        seconds = 0.0
+        for columns in source.chunks():
+            started = time.perf_counter()
+            player.play(columns)
+            seconds += time.perf_counter() - started
+            if progress:
+                progress(player.rows, len(source))
+        counts = player.counts()
+        if player.rows and not counts["events"][Event.PROC_NEW]:
+            raise RecordingError("the workload never starts a processor (PROC_NEW): build it with Workload.from_arrays")
+        return Run(
+            events=player.rows,
+            cycles=player.cycles(),
+            memstats=read_mem_stats(player.heap),
+            seconds=seconds,
+            heap_by_type=_type_uses(player.heap, source.types),
+            fragmentation=_class_uses(player.heap),
+            compared=counts["compared"][Event.ALLOC],
+            matched=counts["matched"][Event.ALLOC],
+        )

@@ -1,0 +1,240 @@
+"""An execution trace becomes a workload: slot sizes, types, deaths to a GC cycle.
+
+The trace names objects by address; here each gets a handle. What a trace cannot say is decided once, here: an object has
+the size of its slot; deaths are dated at the end of the mark that found them; a concurrent sweep is finished where the
+trace shows its last effect.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pymem.errors import TraceError
+from pymem.sizeclasses import size_classes
+from pymem.trace import EventKind, Trace, read_trace
+from pymem.workload.columns import Event
+from pymem.workload.rows import Rows, latest
+from pymem.workload.workload import Workload, WorkloadType
+
+if TYPE_CHECKING:
+    import os
+
+    import numpy.typing as npt
+
+    Ints = npt.NDArray[np.int64]
+    Array = npt.NDArray[Any]
+
+__all__ = ["heap_base", "read_object_trace", "workload_from_trace"]
+
+_ARENA = 64 << 20
+_PAGE_SHIFT = 13
+_TINY_SPAN_CLASS = 5
+_HEADER, _HEADER_MIN = 8, 512
+_STACK = 1
+_KINDS = (
+    EventKind.OBJECT_ALLOC, EventKind.OBJECT_FREE, EventKind.OBJECT, EventKind.SPAN_ALLOC, EventKind.SPAN_FREE,
+    EventKind.SPAN, EventKind.GC_BEGIN, EventKind.GC_END, EventKind.STW_BEGIN, EventKind.STW_END, EventKind.SWEEP_BEGIN,
+    EventKind.SWEEP_END, EventKind.PROCS_CHANGE,
+)  # fmt: skip
+
+
+def read_object_trace(path: str | os.PathLike[str]) -> Trace:
+    """Read what concerns memory from an execution trace. Raises `TraceError` for one without allocation events."""
+    trace = read_trace(path, kinds=_KINDS)
+    if not trace.info.has_allocations:
+        raise TraceError(
+            f"{path}: this trace has no allocation events: record it again with GODEBUG=traceallocfree=1 "
+            "(`pymem record -- COMMAND` sets it; Go 1.23 or newer)"
+        )
+    if not np.any(trace.kind == EventKind.SPAN) and not np.any(trace.kind == EventKind.SPAN_ALLOC):
+        raise TraceError(f"{path}: this trace has no spans: its first generation is missing; record it again")
+    return trace
+
+
+def heap_base(trace: Trace) -> tuple[int, int]:
+    """Return (address of the first arena, pages below the lowest span ever seen): Go's heap base may be random."""
+    spans = (trace.kind == EventKind.SPAN) | (trace.kind == EventKind.SPAN_ALLOC)
+    lowest = int(trace.a[spans].min())
+    arena = lowest & ~(_ARENA - 1)
+    return arena, (lowest - arena) >> _PAGE_SHIFT
+
+
+def procs_of(trace: Trace) -> int:
+    """Return the largest GOMAXPROCS of the trace."""
+    said = trace.a[trace.kind == EventKind.PROCS_CHANGE]
+    return int(max(said.max(initial=1), trace.p.max(initial=0) + 1))
+
+
+def workload_from_trace(path: str | os.PathLike[str]) -> Workload:
+    """Return an execution trace as a workload of tier `trace`."""
+    trace = read_object_trace(path)
+    arena, padding = heap_base(trace)
+    procs = procs_of(trace)
+    return Workload(
+        columns=_Converter(trace, procs).rows.columns(),
+        types=tuple(WorkloadType(t.name, t.size, t.ptrdata) for t in trace.types),
+        tier="trace",
+        resolution="cycle",
+        procs=procs,
+        arena_base=arena,
+        padding_pages=padding,
+        origin={"file": str(path), "go": f"1.{trace.info.version} trace format"},
+    )
+
+
+class _Converter:
+    def __init__(self, trace: Trace, procs: int) -> None:
+        self.trace, self.procs = trace, procs
+        self.n = len(trace)
+        self.rows = Rows(trace.time, np.clip(trace.p, -1, procs - 1), np.maximum(trace.g, 0))
+        if procs == 1:
+            self.rows = Rows(trace.time, np.zeros(self.n, np.int64), np.maximum(trace.g, 0))
+        self.stops = self.at(EventKind.STW_BEGIN)
+        self._start()
+        self._objects()
+        self._manual_spans()
+        self._cycles()
+
+    def at(self, *kinds: EventKind) -> Ints:
+        return np.flatnonzero(np.isin(self.trace.kind, kinds))
+
+    # ---- the start heap ----
+
+    def _start(self) -> None:
+        spans = self.at(EventKind.SPAN)
+        spans = spans[spans < self._start_end()]
+        manual = (self.trace.c[spans] & 1).astype(np.int64)
+        self.start_spans, self.handles = spans, len(spans)
+        zero = np.zeros(self.procs, np.int64)
+        self.rows.add(Event.PROC_NEW, zero, rank=-3, proc=zero - 1)
+        self.rows.add(
+            Event.START_SPAN, np.zeros_like(spans), rank=-2, source=spans, object=np.arange(len(spans)), proc=-1 - 0 * spans,
+            size=self.trace.b[spans], flags=np.where(manual, 0, self.trace.c[spans] >> 1), type=manual,
+            expect=self.trace.a[spans],
+        )  # fmt: skip
+        self.rows.add(Event.START_DONE, np.array([self._start_end()]), rank=0, source=np.zeros(1, np.int64))
+
+    def _start_end(self) -> int:
+        """The snapshot is taken with the world stopped: it ends where the world goes on."""
+        ends = self.at(EventKind.STW_END, EventKind.OBJECT_ALLOC)
+        return int(ends[0]) if len(ends) else self.n
+
+    # ---- objects ----
+
+    def _span_of(self, at: Ints) -> tuple[Array, Array]:
+        """Span class and pages of the span that each object lies in, by the record, -1 for none."""
+        spans = self.at(EventKind.SPAN, EventKind.SPAN_ALLOC)
+        pages = np.minimum(self.trace.b[spans].astype(np.int64), 1 << 24)
+        owner = np.repeat(np.arange(len(spans)), pages)
+        offset = np.arange(len(owner)) - np.repeat(np.cumsum(pages) - pages, pages)
+        page = (self.trace.a[spans] >> np.uint64(_PAGE_SHIFT)).astype(np.int64)[owner] + offset
+        found = latest(page, spans[owner], (self.trace.a[at] >> np.uint64(_PAGE_SHIFT)).astype(np.int64), at)
+        span = owner[np.maximum(found, 0)] if len(owner) else np.zeros(len(at), np.int64)
+        code = self.trace.c[spans].astype(np.int64)[span] if len(spans) else np.zeros(len(at), np.int64)
+        good = (found >= 0) & ((code & 1) == 0)
+        return np.where(good, code >> 1, -1), pages[span] if len(spans) else np.zeros(len(at), np.int64)
+
+    def _objects(self) -> None:
+        born = self.at(EventKind.OBJECT, EventKind.OBJECT_ALLOC)
+        span_class, pages = self._span_of(born)
+        born, pages, span_class = born[span_class >= 0], pages[span_class >= 0], span_class[span_class >= 0]
+        slot_size = size_classes()["size"].astype(np.int64)[span_class >> 1]
+        size = np.where(span_class < 2, pages << _PAGE_SHIFT, slot_size)
+        header = (span_class > 1) & ((span_class & 1) == 0) & (size > _HEADER_MIN)
+        started = (self.trace.kind[born] == EventKind.OBJECT) & (born < self._start_end())
+        address = self.trace.a[born].astype(np.int64)
+        slot = np.where(header & (self.trace.kind[born] == EventKind.OBJECT_ALLOC), address - _HEADER, address)
+        slot = np.where(span_class == _TINY_SPAN_CLASS, slot & ~15, slot)
+        joins = self._joins(born, slot, (span_class == _TINY_SPAN_CLASS) & ~started)
+        first = np.flatnonzero(~joins & (started | (self.trace.kind[born] == EventKind.OBJECT_ALLOC)))
+        handle = self.handles + np.arange(len(first))
+        self.handles += len(first)
+        self._births(born[first], handle, started[first], size[first], header[first], span_class[first] & 1, slot[first])
+        self.rows.add(Event.TINY, born[joins])
+        self._deaths(slot[first], born[first], handle)
+
+    def _births(
+        self, at: Ints, handle: Ints, started: Array, size: Ints, header: Array, noscan: Ints, slot: Ints
+    ) -> None:
+        kind = self.trace.b[at]
+        s = started
+        self.rows.add(
+            Event.START_OBJECT, np.zeros_like(at[s]), rank=-1, source=at[s], proc=-1 - 0 * at[s], object=handle[s],
+            type=kind[s], expect=slot[s],
+        )  # fmt: skip
+        a = ~started
+        self.rows.add(
+            Event.ALLOC, at[a], object=handle[a], type=kind[a], flags=noscan[a], size=(size - header * _HEADER)[a],
+            expect=(slot + header * _HEADER)[a],
+        )  # fmt: skip
+
+    def _joins(self, born: Ints, block: Ints, tiny: Array) -> Array:
+        """Tell the objects that join a tiny block: the block was handed out since the caches were last flushed."""
+        flushes = np.sort(np.concatenate([self.at(EventKind.GC_END), self._stats_stops()]))
+        epoch = np.searchsorted(flushes, born)
+        index = np.flatnonzero(tiny)
+        order = np.lexsort((born[index], epoch[index], block[index]))
+        index = index[order]
+        again = np.zeros(len(born), bool)
+        same = (block[index[1:]] == block[index[:-1]]) & (epoch[index[1:]] == epoch[index[:-1]])
+        again[index[1:][same]] = True
+        return again
+
+    def _deaths(self, slot: Ints, born: Ints, handle: Ints) -> None:
+        freed, marks = self.at(EventKind.OBJECT_FREE), self.at(EventKind.GC_END)
+        cycle = np.searchsorted(marks, freed) - 1
+        at = np.where(cycle >= 0, marks[np.maximum(cycle, 0)] if len(marks) else 0, freed)
+        who = latest(slot, born, self.trace.a[freed].astype(np.int64), at)
+        known = who >= 0
+        self.rows.add(Event.DEATH, at[known], rank=0, object=handle[who[known]])
+
+    # ---- stacks, collector ----
+
+    def _manual_spans(self) -> None:
+        born = self.at(EventKind.SPAN_ALLOC)
+        born = born[(self.trace.c[born] & 1) == 1]
+        handle = self.handles + np.arange(len(born))
+        self.handles += len(born)
+        self.rows.add(
+            Event.MANUAL_ALLOC, born, object=handle, size=self.trace.b[born], flags=_STACK, expect=self.trace.a[born]
+        )
+        start = self.start_spans[(self.trace.c[self.start_spans] & 1) == 1]
+        start_handle = np.flatnonzero((self.trace.c[self.start_spans] & 1) == 1)
+        base = np.concatenate([self.trace.a[start], self.trace.a[born]]).astype(np.int64)
+        freed = self.at(EventKind.SPAN_FREE)
+        spans = np.concatenate([start, born])
+        # a span of objects at the same place since then means that the manual one went unseen: only the latest counts
+        every = self.at(EventKind.SPAN, EventKind.SPAN_ALLOC)
+        newest = latest(self.trace.a[every].astype(np.int64), every, self.trace.a[freed].astype(np.int64), freed)
+        who = latest(base, spans, self.trace.a[freed].astype(np.int64), freed)
+        good = (who >= 0) & (newest >= 0)
+        if len(every) and len(spans):
+            good &= every[np.maximum(newest, 0)] == spans[np.maximum(who, 0)]
+        handles = np.concatenate([start_handle, handle])
+        self.rows.add(Event.MANUAL_FREE, freed[good], object=handles[who[good]])
+
+    def _stats_stops(self) -> Ints:
+        reasons = np.array([r == "read mem stats" for r in self.trace.strings], bool)
+        return self.stops[reasons[self.trace.b[self.stops].astype(np.int64)]]
+
+    def _flush_all(self, at: Ints, rank: int) -> None:
+        for p in range(self.procs):
+            self.rows.add(Event.FLUSH, at, rank=rank, object=p)
+
+    def _cycles(self) -> None:
+        begin, end = self.at(EventKind.GC_BEGIN), self.at(EventKind.GC_END)
+        self.rows.add(Event.SWEEP_DONE, begin)
+        self.rows.add(Event.FLIP, end, rank=1)
+        self._flush_all(end, 2)
+        start = np.searchsorted(begin, end) - 1
+        forced = self.trace.c[begin[np.maximum(start, 0)]] & 1 if len(begin) else 0
+        self.rows.add(Event.GC_END, end, rank=3, flags=forced)
+        self._flush_all(self._stats_stops(), 1)
+        # the last thing that a sweep is seen to do before the next cycle begins
+        seen = self.at(EventKind.OBJECT_FREE, EventKind.SPAN_FREE, EventKind.GC_END)
+        stop = np.append(begin, self.n)[np.searchsorted(begin, end)]
+        last = seen[np.maximum(np.searchsorted(seen, stop) - 1, 0)] if len(seen) else end
+        asked = np.broadcast_to(forced, end.shape) == 1
+        self.rows.add(Event.SWEEP_ALL, np.where(asked, end, np.maximum(last, end)), rank=4)

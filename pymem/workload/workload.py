@@ -1,0 +1,221 @@
+"""A workload: what a program does to memory, as columns of events, with all that is needed to run it again.
+
+Every source makes one (an exact recording, an execution trace, numpy arrays, a generator) and every consumer takes one.
+A saved workload is a zip file of numpy columns and a JSON header, so anything that reads ``.npz`` can open it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+
+from pymem.errors import RecordingError
+from pymem.workload.columns import DTYPES, Columns, Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+__all__ = ["ARENA_BASE", "Workload", "WorkloadType"]
+
+ARENA_BASE = 0xC000000000
+"""Where Go puts the first arena unless its base is randomised."""
+
+_FORMAT = 1
+_HEADER = "workload.json"
+_BAD_FILE = (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError, OSError, NotImplementedError)
+
+
+class WorkloadType(NamedTuple):
+    """A Go type of the program. Index 0 of a workload's types is "unknown", with an empty name."""
+
+    name: str
+    size: int
+    """Bytes of a value, 0 where it is not known."""
+    ptrdata: int
+    """Bytes up to the end of the last pointer in a value; 0: no pointers."""
+
+
+UNKNOWN = WorkloadType("", 0, 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workload:
+    """Events, types, the heap they start from (its spans and objects are the first rows), and how precise all this is."""
+
+    columns: Columns
+    types: tuple[WorkloadType, ...] = (UNKNOWN,)
+    tier: str = "arrays"
+    """Where it comes from: `exact` (recording with requested sizes), `trace` (slot sizes), `arrays`, `synthetic`."""
+    resolution: str = "event"
+    """How exactly deaths are dated: `event`, or `cycle` (known to the GC cycle that freed the object)."""
+    procs: int = 1
+    """GOMAXPROCS."""
+    arena_base: int = ARENA_BASE
+    padding_pages: int = 0
+    """Pages at the front of the first arena that hold nothing: Go's random heap base."""
+    origin: dict[str, str] = field(default_factory=dict)
+    """What is known of the recording: `file`, `go`, `command`."""
+    recorded_stats: tuple[dict[str, Any], ...] = ()
+    """What the program's own ReadMemStats said at each STATS row, under Go's names."""
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Workload):
+            return NotImplemented
+        same = all(np.array_equal(getattr(self.columns, n), getattr(other.columns, n)) for n in DTYPES)
+        return same and self._header() == other._header()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    # ---- what is in it ----
+
+    def _count(self, kind: Event) -> int:
+        return int(np.count_nonzero(self.columns.kind == kind))
+
+    @property
+    def duration_ns(self) -> int:
+        """Time of the last event, nanoseconds since the first."""
+        return int(self.columns.time[-1] - self.columns.time[0]) if len(self) else 0
+
+    @property
+    def objects(self) -> int:
+        """Objects allocated, parts of tiny blocks counted one by one; those of the start heap are not among them."""
+        return self._count(Event.ALLOC) + self._count(Event.TINY)
+
+    @property
+    def bytes_allocated(self) -> int:
+        """Bytes asked for (tier `trace`: bytes of the slots)."""
+        return int(self.columns.size[self.columns.kind == Event.ALLOC].sum())
+
+    @property
+    def cycles(self) -> int:
+        """GC cycles."""
+        return self._count(Event.FLIP)
+
+    @property
+    def forced_cycles(self) -> int:
+        """GC cycles that the program asked for."""
+        ends = self.columns.kind == Event.GC_END
+        return int(np.count_nonzero(self.columns.flags[ends] & 1))
+
+    def chunks(self, size: int = 1 << 20) -> Iterator[Columns]:
+        """Yield the events `size` at a time, without copying."""
+        for start in range(0, len(self), size):
+            yield self.columns[start : start + size]
+
+    # ---- from arrays ----
+
+    @classmethod
+    def from_arrays(
+        cls,
+        sizes: npt.ArrayLike,
+        *,
+        noscan: npt.ArrayLike = False,
+        births_ns: npt.ArrayLike | None = None,
+        lifetimes: npt.ArrayLike | None = None,
+        types: npt.ArrayLike = 0,
+        procs: npt.ArrayLike = 0,
+        type_table: Sequence[WorkloadType] = (),
+        gc_every: int = 0,
+        tier: str = "arrays",
+    ) -> Self:
+        """Build a workload of `n` allocations.
+
+        sizes: (n,) bytes, at least 1. noscan, types, procs: (n,) or one value for all. births_ns: (n,) nanoseconds, rising;
+        default: one a nanosecond. lifetimes: (n,) how many allocations later each object dies, negative: never; default:
+        none dies. gc_every: a full collection after every so many allocations, 0: none. Raises `ValueError`.
+        """
+        from pymem.workload.arrays import columns_from_arrays
+
+        columns = columns_from_arrays(
+            sizes,
+            noscan=noscan,
+            births_ns=births_ns,
+            lifetimes=lifetimes,
+            types=types,
+            procs=procs,
+            gc_every=gc_every,
+        )
+        highest = int(columns.proc.max(initial=0))
+        return cls(columns=columns, types=(UNKNOWN, *type_table), tier=tier, procs=highest + 1)
+
+    # ---- files ----
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
+            "events": len(self),
+            "tier": self.tier,
+            "resolution": self.resolution,
+            "procs": self.procs,
+            "arena_base": self.arena_base,
+            "padding_pages": self.padding_pages,
+            "origin": self.origin,
+            "types": [list(t) for t in self.types],
+            "recorded_stats": list(self.recorded_stats),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the workload to a file, whole or not at all; returns its path. Raises `OSError`."""
+        path = Path(path)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+                archive.writestr(zipfile.ZipInfo(_HEADER), json.dumps(self._header()))
+                for name in DTYPES:
+                    member = zipfile.ZipInfo(f"{name}.npy")  # a fixed date: same workload, same bytes
+                    member.compress_type = zipfile.ZIP_DEFLATED
+                    with archive.open(member, "w", force_zip64=True) as out:
+                        np.lib.format.write_array(out, getattr(self.columns, name), allow_pickle=False)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a saved workload. Raises `RecordingError` for a file that is none, damaged, or of another version."""
+        name = os.fspath(path)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                header = json.loads(archive.read(_HEADER))
+                if header["format"] != _FORMAT:
+                    raise RecordingError(
+                        f"{name}: written in format {header['format']}, this pymem reads {_FORMAT}: upgrade pymem-go"
+                    )
+                columns = Columns(**{column: _read_column(archive, column, header["events"]) for column in DTYPES})
+            return cls(
+                columns=columns,
+                types=tuple(WorkloadType(str(n), int(s), int(p)) for n, s, p in header["types"]),
+                recorded_stats=tuple(header["recorded_stats"]),
+                **{key: header[key] for key in ("tier", "resolution", "procs", "arena_base", "padding_pages", "origin")},
+            )
+        except FileNotFoundError:
+            raise
+        except RecordingError:
+            raise
+        except _BAD_FILE as error:
+            raise RecordingError(f"{name}: not a whole pymem workload ({error}): save or record it again") from error
+
+
+def _read_column(archive: zipfile.ZipFile, name: str, events: int) -> npt.NDArray[Any]:
+    """Read one column; its shape is checked before memory is asked for."""
+    with archive.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        if version != (1, 0) or shape != (events,) or dtype != DTYPES[name]:
+            raise ValueError(f"column {name} has shape {shape} and type {dtype}, not ({events},) and {np.dtype(DTYPES[name])}")
+        raw = member.read(events * dtype.itemsize + 1)
+    if len(raw) != events * dtype.itemsize:
+        raise ValueError(f"column {name} has {len(raw):,} bytes, not {events * dtype.itemsize:,}")
+    return np.frombuffer(raw, dtype)
