@@ -12,9 +12,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import typer
+
+from pymem.errors import PymemError
 
 __all__ = [
     "File",
@@ -37,10 +39,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, wi
 
 Progress = Callable[[int, int], None]
 """Told how much is done, and of how much."""
-
-
-class _Item(Protocol):
-    def item(self) -> Any: ...
 
 
 # ---- numbers for people ----
@@ -105,7 +103,9 @@ def _draw_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
     for i, name in enumerate(columns):
         table.add_column(name, justify="left" if i < left else "right", overflow="fold")
     for row in rows:
@@ -129,8 +129,22 @@ def suggest(*commands: Sequence[str]) -> None:
 
 
 @contextmanager
-def progress(what: str, *, quiet: bool) -> Iterator[Progress | None]:
-    """Show a bar on stderr while the block runs, and give it what moves the bar; None where nobody would see it."""
+def progress(verb: str, what: str, *, quiet: bool) -> Iterator[Progress | None]:
+    """Show a bar on stderr while the block runs, and give it what moves the bar; None where nobody would see it.
+
+    Errors that leave the block name what was worked on.
+    """
+    try:
+        with _bar(f"{verb} {what}", quiet=quiet) as tell:
+            yield tell
+    except (PymemError, MemoryError) as error:
+        if what in str(error):
+            raise
+        raise type(error)(f"{what}: {error or 'out of memory'}") from error
+
+
+@contextmanager
+def _bar(what: str, *, quiet: bool) -> Iterator[Progress | None]:
     if quiet or not sys.stderr.isatty():
         yield None
         return

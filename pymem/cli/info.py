@@ -26,14 +26,17 @@ _PRECISION = {
 
 
 def info(file: File, *, as_json: Json = False) -> None:
-    """Say what is in a recording: its length, objects, types, collections, and how exact it is."""
+    """Say what is in a recording.
+
+    Its length, objects, types and collections, and how exactly it knows them.
+    """
     from pymem.workload.sources import open_recording
 
     trace = _trace_info(file)
     if trace and not trace.has_allocations:
         facts = _trace_facts(file, trace)
     else:
-        with progress(f"reading {file}", quiet=as_json):
+        with progress("reading", file, quiet=as_json):
             workload = open_recording(file)
         facts = _workload_facts(file, workload, trace)
     if as_json:
@@ -86,6 +89,7 @@ def _workload_facts(file: str, workload: Workload, trace: TraceInfo | None) -> d
     }
     if trace:
         facts |= _trace_facts(file, trace)
+    from pymem.trace import EventKind
     from pymem.workload.columns import Event
 
     columns = workload.columns
@@ -98,7 +102,9 @@ def _workload_facts(file: str, workload: Workload, trace: TraceInfo | None) -> d
         "goroutines": int(np.count_nonzero(goroutines)),
         "objects": workload.objects,
         "bytes_allocated": workload.bytes_allocated,
-        "spans": int(np.count_nonzero(columns.kind == Event.SPAN)),
+        "spans": trace.counts[EventKind.SPAN_ALLOC]
+        if trace
+        else int(np.count_nonzero(columns.kind == Event.SPAN)),
         "cycles": workload.cycles,
         "forced_cycles": workload.forced_cycles,
         "resolution": workload.resolution,
@@ -120,7 +126,12 @@ def _types(workload: Workload) -> list[dict[str, Any]]:
     total = np.bincount(ids, weights=columns.size[rows].astype(np.float64), minlength=n).astype(np.int64)
     order = np.argsort(-total, kind="stable")
     return [
-        {"name": workload.types[i].name, "size": workload.types[i].size, "objects": int(objects[i]), "bytes": int(total[i])}
+        {
+            "name": workload.types[i].name,
+            "size": workload.types[i].size,
+            "objects": int(objects[i]),
+            "bytes": int(total[i]),
+        }
         for i in order.tolist()
         if objects[i]
     ]

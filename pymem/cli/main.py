@@ -24,7 +24,9 @@ __all__ = ["app", "main"]
 ERROR = 2
 INTERRUPTED = 130
 
-_COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, wherever typer has it from
+_COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[
+    2
+]  # ClickException, wherever typer has it from
 
 app = typer.Typer(
     name="pymem",
@@ -71,10 +73,12 @@ app.command(
     context_settings={"allow_interspersed_args": False},
 )(record)
 app.command(epilog=_example("pymem info json.trace", "pymem info json.trace --json | jq .objects"))(info)
-app.command(epilog=_example("pymem replay json.trace", "pymem replay json.trace --json | jq .memstats.HeapSys"))(
-    replay
+app.command(
+    epilog=_example("pymem replay json.trace", "pymem replay json.trace --json | jq .memstats.HeapSys")
+)(replay)
+app.command(epilog=_example("pymem check json.trace", "pymem check app.log --mode open-loop --fail-under 1"))(
+    check
 )
-app.command(epilog=_example("pymem check json.trace", "pymem check app.log --mode open-loop --fail-under 1"))(check)
 app.command(epilog=_example("pymem lab", "pymem lab steady", "pymem lab steady --save steady.pymem"))(lab)
 
 

@@ -27,16 +27,20 @@ _Output = Annotated[
 ]
 _Gogc = Annotated[
     str | None,
-    typer.Option(metavar="PERCENT", help="GOGC of the program; 20 dates deaths more finely. [default: as it is]"),
+    typer.Option(
+        metavar="PERCENT", help="GOGC of the program; 20 dates deaths more finely. [default: as it is]"
+    ),
 ]
 _Exact = Annotated[
     str | None,
     typer.Option(
-        metavar="PKG", help="Build this package with a recording runtime (Go 1.27, Linux) and log every event."
+        metavar="PKG",
+        help="Build this package with a recording runtime (Go 1.27, Linux) and log every event.",
     ),
 ]
 _Gomaxprocs = Annotated[
-    int | None, typer.Option(metavar="N", min=1, max=254, help="GOMAXPROCS of the program. [default: as it is]")
+    int | None,
+    typer.Option(metavar="N", min=1, max=254, help="GOMAXPROCS of the program. [default: as it is]"),
 ]
 
 
@@ -73,9 +77,7 @@ def _environment(gogc: str | None, gomaxprocs: int | None) -> dict[str, str]:
     return env
 
 
-def _record_trace(
-    command: list[str], output: str | None, env: dict[str, str], stdout: int | None
-) -> int:
+def _record_trace(command: list[str], output: str | None, env: dict[str, str], stdout: int | None) -> int:
     from pymem.record.tracing import VARIABLE, trace_command
     from pymem.trace import EventKind
 

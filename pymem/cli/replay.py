@@ -19,11 +19,15 @@ _COUNTS = {"Lookups", "Mallocs", "Frees", "HeapObjects", "NumGC", "NumForcedGC"}
 
 
 def replay(file: File, *, as_json: Json = False) -> None:
-    """Replay a recording: its collections at their places, the final MemStats, the heap by type and size class."""
+    """Replay a recording on an emulated heap.
+
+    The recorded collections happen at their recorded places. Prints them, the final MemStats, the heap by type
+    and its fragmentation by size class.
+    """
     from pymem.replay import replay as run_workload
     from pymem.workload.sources import open_recording
 
-    with progress(f"replaying {file}", quiet=as_json) as tell:
+    with progress("replaying", file, quiet=as_json) as tell:
         run = run_workload(open_recording(file), progress=tell)
     if as_json:
         print_json({"file": file, **run_facts(run)})
@@ -94,7 +98,7 @@ def _print_mem_stats(run: Run) -> None:
 
 
 def _size(n: int) -> str:
-    """An amount of memory; a goal that no heap reaches is off."""
+    """Write an amount of memory; a goal that no heap reaches is off."""
     return "off" if n >= 1 << 63 else format_bytes(n)
 
 

@@ -14,7 +14,14 @@ from pymem.record._process import wait
 from pymem.record.overlay import find_toolchain
 from pymem.trace import TraceInfo, TraceReader
 
-__all__ = ["VARIABLE", "TracedCommand", "check_writable", "trace_command", "verify_trace", "without_allocations"]
+__all__ = [
+    "VARIABLE",
+    "TracedCommand",
+    "check_writable",
+    "trace_command",
+    "verify_trace",
+    "without_allocations",
+]
 
 VARIABLE = "PYMEM_TRACE"
 """Environment variable that tells a recorded program which file to trace into."""
@@ -107,9 +114,7 @@ def without_allocations(info: TraceInfo) -> str:
     """Say why a trace has no allocation events, and what to do."""
     if info.version < 23:
         return f"a trace of Go 1.{info.version}, which cannot record allocations; record with Go 1.27"
-    return (
-        f"a trace without allocation events; record it under GODEBUG={_SETTING}=1, as `pymem record -- COMMAND` does"
-    )
+    return f"a trace without allocation events; record it under GODEBUG={_SETTING}=1, as `pymem record -- COMMAND` does"
 
 
 def _with_toolchain(words: list[str]) -> tuple[list[str], list[str]]:
