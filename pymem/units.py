@@ -44,13 +44,10 @@ def parse_gogc(gogc: int | str | None) -> int | None:
 def format_bytes(n: int) -> str:
     """Write an amount of memory for people, in the largest unit that keeps it at 1 or more."""
     sign, amount = "-" if n < 0 else "", float(abs(n))
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            break
-        amount /= 1024
-    else:
-        unit = "TiB"
-    return f"{sign}{amount:.0f} {unit}" if unit == "B" else f"{sign}{amount:.2f} {unit}"
+    if amount < 1024:
+        return f"{n} B"
+    power = min(int(amount).bit_length() - 1, 49) // 10
+    return f"{sign}{amount / 1024**power:.2f} {list(_FACTORS)[power + 1]}"
 
 
 def format_duration(ns: int) -> str:

@@ -20,7 +20,7 @@ _STDERR = 2  # with --json, stdout is for the answer: what the program prints go
 
 _Command = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[--] COMMAND...", help="What to run; with --exact, the program's arguments."),
+    typer.Argument(metavar="COMMAND", help="What to run; with --exact, the program's arguments."),
 ]
 _Output = Annotated[
     str | None, typer.Option("--output", "-o", metavar="FILE", help="The recording to write.")
@@ -53,12 +53,12 @@ def record(
     gomaxprocs: _Gomaxprocs = None,
     as_json: Json = False,
 ) -> int:
-    """Record a Go program, and pass its exit status on.
+    """Record a Go program.
 
     The command has to write an execution trace: pymem adds the flag to `go test`, to a compiled test and to
     `go tool compile`, and sets GODEBUG=traceallocfree=1. Any other program traces by itself
     (runtime/trace), into the file that $PYMEM_TRACE names: the one of -o. With --exact no trace is needed: the
-    package is rebuilt with a runtime that logs every event.
+    package is rebuilt with a runtime that logs every event. Ends with the exit status of the command.
     """
     env = _environment(gogc, gomaxprocs)
     stdout = _STDERR if as_json else None

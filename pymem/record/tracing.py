@@ -74,7 +74,7 @@ def trace_command(
 
     `go test`, a compiled test binary and `go tool compile` get the flag that makes them trace, if it is not there
     already; any other command has to trace by itself. `env` (GOGC, say) is added to the environment.
-    Raises RecordingError where the command does not exist or contradicts `output`, OSError where `output` cannot be
+    Raises RecordingError where the command does not exist or contradicts `output`, or where `output` cannot be
     written.
     """
     if not command:
@@ -222,8 +222,11 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def check_writable(path: Path) -> None:
     """Find out before a long run that its trace could not be written; leave no file behind."""
     existed = path.exists()
-    with path.open("ab"):
-        pass
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise RecordingError(f"{path}: {error.strerror}; choose another file to write") from None
     if not existed:
         path.unlink()
 
