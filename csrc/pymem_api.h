@@ -141,7 +141,8 @@ uint64_t pymem_heap_bounds(const pymem_heap *h, uint64_t *base); /* bytes mapped
 
 enum pymem_event {
     PYMEM_EV_ALLOC = 1,         /* object: its handle; size: bytes asked for; flags: noscan; type. expect: its address */
-    PYMEM_EV_DEATH = 2,         /* object: handle; unreachable from now on, freed by the next cycle that marks */
+    PYMEM_EV_DEATH = 2,         /* object: handle; unreachable from now on, freed by the next cycle that marks.
+                                   flags: with its whole slot, as recordings tell it */
     PYMEM_EV_STACK_ALLOC = 3,   /* object: handle; size: bytes; flags: through the proc's stock. expect: its address */
     PYMEM_EV_STACK_FREE = 4,    /* object: handle; size, flags as above */
     PYMEM_EV_MANUAL_ALLOC = 5,  /* object: handle; size: pages; flags: enum pymem_span_kind. expect: its address */

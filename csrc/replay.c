@@ -73,11 +73,17 @@ static int do_alloc(pymem_replay *r, const event *e, proc *p) {
     return bind(r, e->object, addr);
 }
 
-/* By slot: in a recording a tiny block dies as one. */
+/* One object, or (flags) its whole slot: in a recording a tiny block dies as one. */
 static int do_death(pymem_replay *r, const event *e) {
     uint64_t addr;
     int rc = lookup(r, e, &addr);
     if (rc) return rc;
+    if (!(e->flags & 1)) {
+        r->addr[e->object] = 0;
+        uint64_t done;
+        rc = heap_declare_dead(r->h, &addr, 1, &done);
+        return rc == PYMEM_EADDRESS ? PYMEM_EFORMAT : rc;
+    }
     mspan *s = mheap_span_of(r->h, addr);
     uint32_t i = s ? span_slot_of(s, addr) : 0;
     if (!s || s->state != SPAN_IN_USE || i >= s->nelems || !span_is_allocated(s, i))
@@ -113,7 +119,8 @@ static int do_manual_free(pymem_replay *r, const event *e, proc *p) {
     int rc = lookup(r, e, &addr);
     if (rc) return rc;
     mspan *s = mheap_span_of(r->h, addr);
-    if (!s || s->base != addr || s->state != SPAN_MANUAL || s->kind == PYMEM_SPAN_STACK) return fail(r->h, PYMEM_EFORMAT, "a manual span is freed twice");
+    bool whole = s && s->base == addr && s->state == SPAN_MANUAL && !s->alloc_count && !s->nfree_stacks; /* no pool of stacks */
+    if (!whole) return fail(r->h, PYMEM_EFORMAT, "a manual span is freed twice");
     r->addr[e->object] = 0;
     mheap_free_span(r->h, p, s);
     return PYMEM_OK;
@@ -236,7 +243,7 @@ static int check_row(pymem_heap *h, const event *e, proc **p) {
         if (size < FIXED_STACK || (size & (size - 1)) || size > 1 << 30) return fail(h, PYMEM_EFORMAT, "a stack of %llu bytes", size);
         break;
     case PYMEM_EV_MANUAL_ALLOC:
-        if (!size || e->flags < PYMEM_SPAN_WORKBUF || e->flags > PYMEM_SPAN_OTHER) return fail(h, PYMEM_EFORMAT, "a manual span of %llu pages", size);
+        if (!size || e->flags < PYMEM_SPAN_STACK || e->flags > PYMEM_SPAN_OTHER) return fail(h, PYMEM_EFORMAT, "a manual span of %llu pages", size);
         break;
     case PYMEM_EV_PERSISTENT:
         if (!size || (e->object & (e->object - 1)) || e->object > PAGE_SIZE) return fail(h, PYMEM_EFORMAT, "%llu persistent bytes", size);

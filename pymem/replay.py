@@ -16,7 +16,7 @@ from pymem._heap import Heap
 from pymem._native import check as check_status
 from pymem._native import ffi, lib
 from pymem.errors import RecordingError
-from pymem.inspect import SPAN, spans
+from pymem.inspect import spans
 from pymem.sizeclasses import size_classes
 from pymem.stats.memstats import MemStats, read_mem_stats
 from pymem.workload.columns import Columns, Event
@@ -38,7 +38,6 @@ _CTYPES = {
     "object": "uint64_t", "size": "uint64_t", "expect": "uint64_t",
 }  # fmt: skip
 
-Progress = "Callable[[int, int], None]"
 
 
 class EventSource(Protocol):
@@ -205,7 +204,7 @@ class Player:
 
     def mem_stats(self) -> MemStats:
         """Return MemStats as they stand, without the flush that ReadMemStats makes."""
-        return read_mem_stats(self.heap, flush=False)
+        return read_mem_stats(self.heap, proc=lib.PYMEM_NO_PROC, flush=False)
 
 
 def _type_uses(heap: Heap, types: Sequence[WorkloadType]) -> tuple[TypeUse, ...]:
@@ -224,8 +223,8 @@ def _class_uses(heap: Heap) -> tuple[ClassUse, ...]:
     sizes = size_classes()["size"]
     for span_class in np.unique(objects["span_class"]):
         of = objects[objects["span_class"] == span_class]
-        inside = int(of["npages"].sum()) * 8192
-        slots, used = int(of["nelems"].sum()), int(of["alloc_count"].sum())
+        inside = int(of["pages"].sum()) * 8192
+        slots, used = int(of["slots"].sum()), int(of["used"].sum())
         size = int(sizes[span_class >> 1])
         in_slots = inside if size == 0 else slots * size
         uses.append(
@@ -264,7 +263,7 @@ def replay(source: EventSource, *, progress: Callable[[int, int], None] | None =
         return Run(
             events=player.rows,
             cycles=player.cycles(),
-            memstats=read_mem_stats(player.heap),
+            memstats=read_mem_stats(player.heap, proc=lib.PYMEM_NO_PROC, flush=True),
             seconds=seconds,
             heap_by_type=_type_uses(player.heap, source.types),
             fragmentation=_class_uses(player.heap),

@@ -183,7 +183,7 @@ class _Converter:
         flip = flips[cycle]
         who = latest(slot_addr, self.mallocs.end[slots], self.a[freed], flip)
         known = who >= 0
-        self.rows.add(Event.DEATH, flip[known], rank=0, object=slots[who[known]])
+        self.rows.add(Event.DEATH, flip[known], rank=0, flags=1, object=slots[who[known]])
 
     # ---- stacks and other manual spans ----
 

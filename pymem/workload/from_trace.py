@@ -188,7 +188,7 @@ class _Converter:
         at = np.where(cycle >= 0, marks[np.maximum(cycle, 0)] if len(marks) else 0, freed)
         who = latest(slot, born, self.trace.a[freed].astype(np.int64), at)
         known = who >= 0
-        self.rows.add(Event.DEATH, at[known], rank=0, object=handle[who[known]])
+        self.rows.add(Event.DEATH, at[known], rank=0, flags=1, object=handle[who[known]])
 
     # ---- stacks, collector ----
 
