@@ -86,7 +86,7 @@ def _record_trace(command: list[str], output: str | None, env: dict[str, str], s
         note(text)
     path = shown(traced.trace)
     if not traced.writes_trace:
-        note(f"{traced.words[0]} has to trace by itself, into {VARIABLE}={traced.trace}")
+        note(f"the program has to trace by itself, into {VARIABLE}={traced.trace}")
     status = traced.run(stdout=stdout)
     try:
         info = traced.verify()
