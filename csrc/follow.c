@@ -218,9 +218,9 @@ static int on_manual(pymem_follow *f, uint64_t base, uint64_t npages) {
     proc *p = proc_at(f, f->row, &v);
     mspan *s;
     f->counts.manual++;
-    if (f->nprocs > 1 && p->has_p && !v->seen_pages && npages < PAGE_CACHE_PAGES / 4 && f->repair) {
+    if (p->has_p && !v->seen_pages && npages < PAGE_CACHE_PAGES / 4 && f->repair) {
         v->seen_pages = 1; /* which block of pages the proc holds shows when it first takes from it */
-        int rc = restore_page_block(f->h, p, base);
+        int rc = restore_page_block(f->h, p, base, npages);
         if (rc) return rc;
     }
     int rc = mheap_alloc_span(f->h, p, npages, PYMEM_SPAN_STACK, 0, &s);
@@ -233,7 +233,7 @@ static int on_manual(pymem_follow *f, uint64_t base, uint64_t npages) {
     if (!f->repair) return PYMEM_OK;
     restore_drop(f->h, s);
     rc = restore_span(f->h, base, npages, PYMEM_SPAN_STACK, 0, &s);
-    if (!rc && npages < PAGE_CACHE_PAGES / 4 && p->has_p) restore_adopt_block(f->h, p, base);
+    if (!rc && npages < PAGE_CACHE_PAGES / 4 && p->has_p) restore_adopt_block(f->h, p, base, npages);
     return rc;
 }
 
@@ -246,9 +246,9 @@ static int on_span_alloc(pymem_follow *f) {
     proc_view *v;
     proc *p = proc_at(f, f->row, &v);
     v->grew = true;
-    if (f->nprocs > 1 && p->has_p && !v->seen_pages && npages < PAGE_CACHE_PAGES / 4 && f->repair) {
+    if (p->has_p && !v->seen_pages && npages < PAGE_CACHE_PAGES / 4 && f->repair) {
         v->seen_pages = 1;
-        return restore_page_block(f->h, p, base);
+        return restore_page_block(f->h, p, base, npages);
     }
     return PYMEM_OK;
 }
