@@ -12,16 +12,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from pymem.cli import main
 from pymem.errors import CorruptHeapError, RecordingError
 from pymem.record.tracing import trace_command
 from pymem.units import format_bytes, format_duration
+from pymem.workload.columns import Event
 from pymem.workload.synthetic import LAB, steady
+from pymem.workload.workload import Workload, WorkloadType
 
 DATA = Path(__file__).parent / "data"
 TRACE = str(DATA / "go127.trace")
@@ -176,13 +180,21 @@ def test_check_mode(pymem: Command, mode: str) -> None:
     assert pymem("check", TRACE, "--mode", mode, "--json").json["mode"] == mode
 
 
-def test_check_fail_under(pymem: Command) -> None:
-    rate = pymem("check", TRACE, "--json").json["rate"]
-    assert pymem("check", TRACE, "--fail-under", rate).status == 0
-    assert pymem("check", DATA / "go127_second.trace", "--mode", "open-loop", "--fail-under", "1").status in {
-        0,
-        1,
-    }
+def test_check_misses(pymem: Command, tmp_path: Path) -> None:
+    """A recording whose addresses are made up: nothing matches, the first misses are shown with their context."""
+    made = steady(100, rng=1)
+    columns = replace(made.columns, expect=np.where(made.columns.kind == Event.ALLOC, 0x1230, 0))
+    path = replace(made, columns=columns).save(tmp_path / "wrong.pymem")
+    result = pymem("check", path, "--fail-under", "0.5")
+    assert result.status == 1
+    assert "Matched      0 (0.0000 %)" in result.out
+    assert "Misses (the first 10)" in result.out
+    assert "0x1230" in result.out
+    assert pymem("check", path).status == 0
+    answer = pymem("check", path, "--json").json
+    assert (answer["allocations"], answer["matched"], answer["rate"]) == (100, 0, 0)
+    assert len(answer["misses"]) == 64
+    assert answer["misses"][0]["want"] == 0x1230
 
 
 def test_check_without_addresses(pymem: Command, workload: Path) -> None:
@@ -359,10 +371,6 @@ def test_broken_pipe() -> None:
 
 def test_ascii(tmp_path: Path) -> None:
     """Where the output cannot hold a type's name, it is escaped."""
-    import numpy as np
-
-    from pymem.workload.workload import Workload, WorkloadType
-
     path = Workload.from_arrays(np.full(9, 64), types=1, type_table=[WorkloadType("[]größe", 24, 8)]).save(
         tmp_path / "w.pymem"
     )

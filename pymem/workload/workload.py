@@ -31,7 +31,16 @@ ARENA_BASE = 0xC000000000
 
 _FORMAT = 1
 _HEADER = "workload.json"
-_BAD_FILE = (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError, OSError, NotImplementedError, zlib.error)
+_BAD_FILE = (
+    zipfile.BadZipFile,
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    zlib.error,
+)
 
 
 class WorkloadType(NamedTuple):
