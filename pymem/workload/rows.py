@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Rows", "latest"]
 
+_RANKS = 16
+"""Ranks that rows at one place may have, from -_RANKS / 2 on."""
+
 
 class Rows:
     """Rows gathered in any order, each with the log position (and a rank within it) that it will be sorted by."""
@@ -54,7 +57,8 @@ class Rows:
     def columns(self) -> Columns:
         """Return all rows in the order of their places."""
         whole = {name: np.concatenate([p[name] for p in self._parts]) for name in self._parts[0]}
-        order = np.lexsort((np.arange(len(whole["at"])), whole["rank"], whole["at"]))
+        place = whole["at"].astype(np.int64) * _RANKS + whole["rank"]
+        order = np.argsort(place, kind="stable")  # the parts are runs in order: a merge, not a sort
         return Columns(**{name: whole[name][order] for name in self._NAMES})
 
 
@@ -62,8 +66,11 @@ def latest(keys: Array, born: Ints, wanted: Array, before: Ints) -> Ints:
     """For each wanted key return the index of the last of `keys` that was born before `before`, or -1."""
     if not len(keys) or not len(wanted):
         return np.full(len(wanted), -1)
-    order = np.lexsort((born, keys))
-    unique, rank = np.unique(keys[order], return_inverse=True)
+    by_birth = np.argsort(born, kind="stable")
+    order = by_birth[np.argsort(keys[by_birth], kind="stable")]
+    ordered = keys[order]
+    fresh = np.append(True, ordered[1:] != ordered[:-1])
+    unique, rank = ordered[fresh], np.cumsum(fresh) - 1
     span = int(max(born.max(), before.max())) + 2  # one sortable number for (key, birth)
     haystack = rank * span + born[order]
     where = np.minimum(np.searchsorted(unique, wanted), len(unique) - 1)
