@@ -384,6 +384,8 @@ static int start_objects(pymem_follow *f) {
     for (; i < t->n && t->kind[i] != TRACE_STW_END && t->kind[i] != TRACE_OBJECT_ALLOC; i++) {
         if (t->kind[i] != TRACE_OBJECT) continue;
         int rc = restore_object(f->h, t->a[i], (uint32_t)t->b[i], &object);
+        bool tiny = !rc && mheap_span_of(f->h, object)->span_class == TINY_SPAN_CLASS;
+        if (tiny) rc = open_tiny_block(f, object); /* it may be some proc's current block */
         if (rc) return rc;
     }
     f->row = i;

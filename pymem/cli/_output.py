@@ -140,7 +140,7 @@ def progress(verb: str, what: str, *, quiet: bool) -> Iterator[Progress | None]:
     except (PymemError, MemoryError) as error:
         if what in str(error):
             raise
-        raise type(error)(f"{what}: {error or 'out of memory'}") from error
+        raise type(error)(f"{what}: {str(error) or 'out of memory'}") from error
 
 
 @contextmanager

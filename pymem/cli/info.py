@@ -110,6 +110,7 @@ def _workload_facts(file: str, workload: Workload, trace: TraceInfo | None) -> d
         "resolution": workload.resolution,
         "recorded_memstats": len(workload.recorded_stats),
         "origin": dict(workload.origin),
+        "tiny_parts": int(np.count_nonzero(columns.kind == Event.TINY)),
         "types": _types(workload),
     }
 
@@ -151,6 +152,7 @@ def _report(facts: dict[str, Any]) -> None:
             ("Objects", f"{count(facts['objects'])} of {count(len(facts['types']))} types"),
             ("Allocated", format_bytes(facts["bytes_allocated"])),
             ("Spans", count(facts["spans"])),
+            ("Sizes", "of slots" if facts["tier"] == "trace" else "as asked for"),
             ("Deaths", _PRECISION.get(facts["resolution"], facts["resolution"])),
             ("MemStats", f"{count(facts['recorded_memstats'])} recorded"),
         ]
@@ -168,6 +170,10 @@ def _report(facts: dict[str, Any]) -> None:
         ["type", "objects", "bytes"],
         [[t["name"] or "(unknown)", count(t["objects"]), format_bytes(t["bytes"])] for t in types[:_TOP]],
     )
+    if facts.get("tiny_parts"):
+        print(
+            f"and {count(facts['tiny_parts'])} objects that share the 16-byte block of an object counted above"
+        )
 
 
 _TIERS = {

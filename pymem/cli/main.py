@@ -8,9 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pymem.cli.check import check
 from pymem.cli.info import info
@@ -28,7 +29,21 @@ _COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[
     2
 ]  # ClickException, wherever typer has it from
 
+
+class _StopError(Exception):
+    """A verb was interrupted, or lost its reader; typer has answers of its own to these, which differ by version."""
+
+
+class _Verbs(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, BrokenPipeError) as stop:
+            raise _StopError from stop
+
+
 app = typer.Typer(
+    cls=_Verbs,
     name="pymem",
     help="Go 1.27's memory manager: record a real Go program, replay it, and check every address.",
     epilog=(
@@ -89,11 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = app(list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
         sys.stdout.flush()
-    except SystemExit as end:  # a broken pipe, as typer ends on one
-        return _pipe_broken() if end.code == 1 else int(end.code or 0)
     except BrokenPipeError:
         return _pipe_broken()
-    except (KeyboardInterrupt, typer.Abort):
+    except _StopError as stopped:
+        if isinstance(stopped.__cause__, BrokenPipeError):
+            return _pipe_broken()
         return _fail("interrupted", INTERRUPTED)
     except Exception as error:
         if os.environ.get("PYMEM_TRACEBACK"):
@@ -138,7 +153,7 @@ def _sentence(error: Exception) -> str:
         remedy = _REMEDIES.get(error.errno or 0, "")
         return f"{where}{error.strerror or error}{'; ' + remedy if remedy else ''}"
     if isinstance(error, MemoryError):
-        return f"{error or 'out of memory'}; close other programs, or record a shorter run"
+        return f"{str(error) or 'out of memory'}; close other programs, or record a shorter run"
     return (
         f"{type(error).__name__}: {error}; this is a bug in pymem: please report it with what"
         " PYMEM_TRACEBACK=1 adds"

@@ -78,15 +78,15 @@ def _environment(gogc: str | None, gomaxprocs: int | None) -> dict[str, str]:
 
 
 def _record_trace(command: list[str], output: str | None, env: dict[str, str], stdout: int | None) -> int:
-    from pymem.record.tracing import VARIABLE, trace_command
+    from pymem.record.tracing import VARIABLE, shown, trace_command
     from pymem.trace import EventKind
 
     traced = trace_command(command, output=output, env=env)
     for text in traced.notes:
         note(text)
-    path = _shown(traced.trace)
+    path = shown(traced.trace)
     if not traced.writes_trace:
-        note(f"{traced.words[0]} has to trace by itself, into {VARIABLE}={path}")
+        note(f"the program has to trace by itself, into {VARIABLE}={traced.trace}")
     status = traced.run(stdout=stdout)
     try:
         info = traced.verify()
@@ -112,7 +112,7 @@ def _record_exact(
     package: str, arguments: list[str], output: str | None, env: dict[str, str], stdout: int | None
 ) -> int:
     from pymem.record import build_recorder, record_binary
-    from pymem.record.tracing import check_writable
+    from pymem.record.tracing import check_writable, shown
 
     log = Path(output or f"{Path(package).absolute().name.removesuffix('.go')}.log")
     check_writable(log)
@@ -124,7 +124,7 @@ def _record_exact(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     facts = {
-        "file": _shown(log),
+        "file": shown(log),
         "tier": "exact",
         "command": [package, *arguments],
         "exit_status": recorded.exit_status,
@@ -134,11 +134,6 @@ def _record_exact(
     }
     _report(facts, as_json=stdout is not None)
     return recorded.exit_status
-
-
-def _shown(path: Path) -> str:
-    """Return a path as a user would type it here."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _failed(error: PymemError, status: int) -> int:

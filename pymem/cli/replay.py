@@ -114,10 +114,11 @@ def _print_types(run: Run) -> None:
 def _print_classes(run: Run) -> None:
     print_table(
         "Fragmentation by size class",
-        ["class", "spans", "slots", "used", "in spans", "in use", "share", "tails"],
+        ["class", "pointers", "spans", "slots", "used", "in spans", "in use", "share", "tails"],
         [
             [
                 f"{count(c.size)} B" if c.size else "large",
+                "no" if c.noscan else "yes",
                 count(c.spans),
                 count(c.slots),
                 count(c.used),

@@ -18,6 +18,7 @@ __all__ = [
     "VARIABLE",
     "TracedCommand",
     "check_writable",
+    "shown",
     "trace_command",
     "verify_trace",
     "without_allocations",
@@ -52,8 +53,8 @@ class TracedCommand:
     def verify(self) -> TraceInfo:
         """Return what the trace says about itself; RecordingError without one, or one without allocations."""
         if _identity(self.trace) in {None, self.before}:
-            raise RecordingError(f"{self.trace}: the command wrote no trace there; {self._remedy()}")
-        return verify_trace(self.trace)
+            raise RecordingError(f"{shown(self.trace)}: the command wrote no trace there; {self._remedy()}")
+        return verify_trace(shown(self.trace))
 
     def _remedy(self) -> str:
         if self.writes_trace:
@@ -83,7 +84,9 @@ def trace_command(
     at, flag = _trace_flag(words)
     given = _given_trace(words, at)
     if given and output and flag and given != Path(output).absolute():
-        raise RecordingError(f"{given}: -{flag} names this trace and -o names {output}; give one of the two")
+        raise RecordingError(
+            f"{shown(given)}: -{flag} names this trace and -o names {output}; give one of the two"
+        )
     path = Path(output).absolute() if output else given or Path(_default_name(words, at)).absolute()
     before = _identity(path)
     check_writable(path)
@@ -115,6 +118,11 @@ def without_allocations(info: TraceInfo) -> str:
     if info.version < 23:
         return f"a trace of Go 1.{info.version}, which cannot record allocations; record with Go 1.27"
     return f"a trace without allocation events; record it under GODEBUG={_SETTING}=1, as `pymem record -- COMMAND` does"
+
+
+def shown(path: Path) -> str:
+    """Return a path as a user would type it here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _with_toolchain(words: list[str]) -> tuple[list[str], list[str]]:
@@ -226,7 +234,7 @@ def check_writable(path: Path) -> None:
         with path.open("ab"):
             pass
     except OSError as error:
-        raise RecordingError(f"{path}: {error.strerror}; choose another file to write") from None
+        raise RecordingError(f"{shown(path)}: {error.strerror}; choose another file to write") from None
     if not existed:
         path.unlink()
 

@@ -125,8 +125,8 @@ class _Converter:
         self.rows.add(Event.PROC_NEW, zero, rank=-3, proc=zero - 1)
         self.rows.add(
             Event.START_SPAN, np.zeros_like(spans), rank=-2, source=spans, proc=np.full_like(spans, -1),
-            object=np.arange(len(spans)), size=self.trace.b[spans], flags=np.where(manual, 0, self.trace.c[spans] >> 1), type=manual,
-            expect=self.trace.a[spans],
+            object=np.arange(len(spans)), size=self.trace.b[spans], type=manual, expect=self.trace.a[spans],
+            flags=np.where(manual, 0, self.trace.c[spans] >> 1),
         )  # fmt: skip
         self.rows.add(Event.START_DONE, np.array([self._start_end()]), rank=0, source=np.zeros(1, np.int64))
 
@@ -163,7 +163,7 @@ class _Converter:
             header & (self.trace.kind[born] == EventKind.OBJECT_ALLOC), address - _HEADER, address
         )
         slot = np.where(span_class == _TINY_SPAN_CLASS, slot & ~15, slot)
-        joins = self._joins(born, slot, (span_class == _TINY_SPAN_CLASS) & ~started)
+        joins = self._joins(born, slot, span_class == _TINY_SPAN_CLASS)
         first = ~joins & (started | (self.trace.kind[born] == EventKind.OBJECT_ALLOC))
         objects = _Objects(
             born, slot, size - header * _HEADER, header * _HEADER, span_class & 1, started

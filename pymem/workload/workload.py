@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -30,7 +31,16 @@ ARENA_BASE = 0xC000000000
 
 _FORMAT = 1
 _HEADER = "workload.json"
-_BAD_FILE = (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError, OSError, NotImplementedError)
+_BAD_FILE = (
+    zipfile.BadZipFile,
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    zlib.error,
+)
 
 
 class WorkloadType(NamedTuple):
