@@ -568,6 +568,21 @@ def test_record_interrupt(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+def test_record_interrupt_insists(tmp_path: Path) -> None:
+    """A command that ignores the first Ctrl-C is terminated at the second."""
+    process = spawn(
+        "record", "-o", tmp_path / "t", "--", "sh", "-c", f"trap '' INT; touch {tmp_path}/up; exec sleep 60",
+        stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    while not (tmp_path / "up").exists():
+        time.sleep(0.02)
+    for _ in range(2):
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+    assert "status 143" in process.communicate()[1]
+    assert process.returncode == 143
+
+
 @pytest.mark.parametrize(
     ("command", "words", "trace"),
     [

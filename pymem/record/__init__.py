@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pymem.errors import RecordingError
-from pymem.record._process import wait
+from pymem.record._process import run
 from pymem.record.overlay import build_recorder
 from pymem.workload.exact_log import close_log
 
@@ -75,9 +74,7 @@ def record_binary(
     log = Path(output).absolute()
     log.unlink(missing_ok=True)
     command = [str(Path(binary).absolute()), *args]
-    status = wait(
-        subprocess.Popen(command, cwd=cwd, env=environment(log, gomaxprocs, env, max_bytes), stdout=stdout)
-    )
+    status = run(command, cwd=cwd, env=environment(log, gomaxprocs, env, max_bytes), stdout=stdout)
     if not log.exists():
         raise RecordingError(
             f"{command[0]} left no log at {log} (exit status {status}): was it built by build_recorder, and"

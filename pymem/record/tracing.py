@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pymem.errors import RecordingError, TraceError
-from pymem.record._process import wait
+from pymem.record._process import run
 from pymem.record.overlay import find_toolchain
 from pymem.trace import TraceInfo, TraceReader
 
@@ -48,7 +47,7 @@ class TracedCommand:
 
     def run(self, *, stdout: int | None = None) -> int:
         """Run the command and return its exit status as a shell would say it."""
-        return wait(subprocess.Popen(self.words, env=self.env, stdout=stdout))
+        return run(self.words, env=self.env, stdout=stdout)
 
     def verify(self) -> TraceInfo:
         """Return what the trace says about itself; RecordingError without one, or one without allocations."""
