@@ -1,5 +1,6 @@
-/* A heap's life from birth to end, again and again with each allocation inside failing once; .ci/sanitize builds it with
- * the core under LeakSanitizer. Prints one line, and exits with 1 where memory is left or a call does what it must not. */
+/* A heap's life from birth to end, again and again with each allocation inside failing once; .ci/sanitize builds it
+ * with the core under LeakSanitizer. Prints one line, and exits with 1 where memory is left or a call does what it must
+ * not. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +24,8 @@ static int replay(pymem_heap *h) {
         objects[i] = i;
         types[i] = i % 2;
     }
-    pymem_columns c = {.kind = kinds, .flags = flags, .proc = procs, .type = types, .object = objects, .size = sizes, .n = N};
+    pymem_columns c = {
+        .kind = kinds, .flags = flags, .proc = procs, .type = types, .object = objects, .size = sizes, .n = N};
     uint64_t row = 0;
     int stopped, rc = pymem_replay_new(h, 0, &r);
     if (rc) return rc;

@@ -20,6 +20,8 @@ from hypothesis.stateful import (
 from reference_heap import UNSWEPT, ReferenceHeap
 from strategies import counts, huge, many_sizes, seeds, sizes, some_of, stack_sizes, type_ids
 
+import pymem
+
 procs = st.integers(0, 3)
 rooms = st.sampled_from(
     [1 << 60, 20 << 20, 3 << 20, 0]
@@ -39,6 +41,7 @@ class HeapMachine(RuleBasedStateMachine):
         self.model = ReferenceHeap(base=BASE, padding_pages=padding)
         self.stacks: dict[int, int] = {}
         self.manual: list[int] = []
+        self.gone: list[int] = []  # addresses of the latest dead; some may be in use again
         for _ in range(nprocs):
             self.both("proc_new")
 
@@ -85,7 +88,8 @@ class HeapMachine(RuleBasedStateMachine):
 
     @rule(share=shares, seed=seeds)
     def die(self, share: float, seed: int) -> None:
-        self.both("mark_dead", some_of(list(self.model.objects), share, seed))
+        self.gone = some_of(list(self.model.objects), share, seed)
+        self.both("mark_dead", self.gone)
 
     @precondition(lambda self: self.model.spans)
     @rule(seed=seeds)
@@ -221,6 +225,14 @@ class HeapMachine(RuleBasedStateMachine):
             assert (got.span_base, got.slot, got.noscan) == (s.base, slot, bool(s.span_class & 1))
             assert got.tiny == bool(s.tiny.get(slot))
             assert got.tiny or got.type == type_
+
+    @rule(seed=seeds)
+    def dead_stay_dead(self, seed: int) -> None:
+        """Before the mark that finds them, between it and their sweep, and afterwards."""
+        for addr in some_of(self.gone, 0.1, seed):
+            if addr not in self.model.objects:
+                with pytest.raises(pymem.AddressError):
+                    self.core.mark_dead([addr])
 
     @precondition(lambda self: self.model.spans)
     @rule(seed=seeds)
