@@ -240,9 +240,9 @@ static int on_manual(pymem_follow *f, uint64_t base, uint64_t npages) {
     proc *p = proc_at(f, f->row, &v);
     mspan *s;
     f->counts.manual++;
-    if (f->nprocs > 1 && p->has_p && !v->seen_pages && npages < PAGE_CACHE_PAGES / 4 && f->repair) {
+    if (p->has_p && !v->seen_pages && npages < PAGE_CACHE_PAGES / 4 && f->repair) {
         v->seen_pages = 1; /* which block of pages the proc holds shows when it first takes from it */
-        int rc = restore_page_block(f->h, p, base);
+        int rc = restore_page_block(f->h, p, base, npages);
         if (rc) return rc;
     }
     int rc = mheap_alloc_span(f->h, p, npages, PYMEM_SPAN_STACK, 0, &s);
@@ -255,7 +255,7 @@ static int on_manual(pymem_follow *f, uint64_t base, uint64_t npages) {
     if (!f->repair) return PYMEM_OK;
     restore_drop(f->h, s);
     rc = restore_span(f->h, base, npages, PYMEM_SPAN_STACK, 0, &s);
-    if (!rc && npages < PAGE_CACHE_PAGES / 4 && p->has_p) restore_adopt_block(f->h, p, base);
+    if (!rc && npages < PAGE_CACHE_PAGES / 4 && p->has_p) restore_adopt_block(f->h, p, base, npages);
     return rc;
 }
 
@@ -269,9 +269,9 @@ static int on_span_alloc(pymem_follow *f) {
     proc_view *v;
     proc *p = proc_at(f, f->row, &v);
     v->grew = true;
-    if (f->nprocs > 1 && p->has_p && !v->seen_pages && npages < PAGE_CACHE_PAGES / 4 && f->repair) {
+    if (p->has_p && !v->seen_pages && npages < PAGE_CACHE_PAGES / 4 && f->repair) {
         v->seen_pages = 1;
-        return restore_page_block(f->h, p, base);
+        return restore_page_block(f->h, p, base, npages);
     }
     return PYMEM_OK;
 }
@@ -417,6 +417,8 @@ static int start_objects(pymem_follow *f) {
     for (; i < t->n && t->kind[i] != TRACE_STW_END && t->kind[i] != TRACE_OBJECT_ALLOC; i++) {
         if (t->kind[i] != TRACE_OBJECT) continue;
         int rc = restore_object(f->h, t->a[i], (uint32_t)t->b[i], &object);
+        bool tiny = !rc && mheap_span_of(f->h, object)->span_class == TINY_SPAN_CLASS;
+        if (tiny) rc = open_tiny_block(f, object); /* it may be some proc's current block */
         if (rc) return rc;
     }
     f->row = i;

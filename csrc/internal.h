@@ -350,8 +350,8 @@ int restore_object(pymem_heap *h, uint64_t addr, uint32_t type, uint64_t *object
 void restore_unswept(pymem_heap *h);
 int restore_done(pymem_heap *h);
 int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint32_t span_class, uint32_t slot);
-void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base);
-int restore_page_block(pymem_heap *h, proc *p, uint64_t base);
+void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages);
+int restore_page_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages);
 void restore_large(pymem_heap *h, proc *p, mspan *s);
 void restore_drop(pymem_heap *h, mspan *s);
 void restore_undo(pymem_heap *h, proc *p, uint64_t addr, bool fresh);

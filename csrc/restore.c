@@ -188,20 +188,36 @@ static void undo_small(pymem_heap *h, proc *p, mspan *s, uint32_t slot, bool fre
     p->pages.cache |= ((1ull << npages) - 1) << (page & 63);
 }
 
+/* Runs of free pages below the one that reality took were not the proc's, or it would have taken them: they go back. */
+static void drop_lower_runs(pymem_heap *h, page_cache *c, uint64_t page, uint64_t npages) {
+    uint64_t mask = (1ull << npages) - 1; /* npages < 16 */
+    for (uint64_t i = 0; i < (page & 63); i++) {
+        if ((c->cache >> i & mask) != mask) continue;
+        page_cache below = {.page = c->page, .cache = c->cache & mask << i, .scav = c->scav & mask << i};
+        c->cache &= ~below.cache;
+        c->scav &= ~below.scav;
+        page_cache_flush(&h->pages, &below);
+    }
+}
+
 /* The proc's page cache must have held this block, as its new span lies there. */
-void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base) {
+void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages) {
     uint64_t page = page_of(h, base);
-    if (p->pages.cache && (page & ~63ull) == p->pages.page) return;
-    for (int32_t i = 0; i < h->nprocs; i++)
-        if (h->procs[i] && h->procs[i]->pages.page == (page & ~63ull) && h->procs[i]->pages.cache) return;
-    page_cache_flush(&h->pages, &p->pages);
-    page_cache_fill_block(&h->pages, &p->pages, page & ~63ull);
+    for (int32_t i = 0; i < h->nprocs; i++) {
+        bool others = h->procs[i] && h->procs[i] != p && h->procs[i]->pages.page == (page & ~63ull) && h->procs[i]->pages.cache;
+        if (others) return;
+    }
+    if (!p->pages.cache || (page & ~63ull) != p->pages.page) {
+        page_cache_flush(&h->pages, &p->pages);
+        page_cache_fill_block(&h->pages, &p->pages, page & ~63ull);
+    }
+    drop_lower_runs(h, &p->pages, page, npages);
 }
 
 /* The same, before the span is taken: the proc holds the free pages of this block. */
-int restore_page_block(pymem_heap *h, proc *p, uint64_t base) {
+int restore_page_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages) {
     int rc = map_to(h, page_of(h, base) + 1);
-    if (!rc) restore_adopt_block(h, p, base);
+    if (!rc) restore_adopt_block(h, p, base, npages);
     return rc;
 }
 
@@ -222,7 +238,7 @@ int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint3
     if (!s || s->base != base || s->state != SPAN_IN_USE || s->span_class != span_class) {
         int rc = restore_span(h, base, npages, PYMEM_SPAN_HEAP, span_class, &s);
         if (rc) return rc;
-        if (npages < PAGE_CACHE_PAGES / 4) restore_adopt_block(h, p, base);
+        if (npages < PAGE_CACHE_PAGES / 4) restore_adopt_block(h, p, base, npages);
     }
     bool freed;
     if (sweep_acquire(h, s)) {

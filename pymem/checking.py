@@ -43,7 +43,7 @@ class Miss:
     time_ns: int
     p: int
     kind: str
-    """What was predicted: the address of an `object`, the base of a `span`, a `stack`, or which span is swept (`sweep`)."""
+    """What was predicted: the address of an `object` or `stack`, the base of a `span`, or the span swept (`sweep`)."""
     size_class: int
     """Bytes a slot of the recorded span has; 0: a large object or no object."""
     got: int
@@ -68,8 +68,8 @@ class Check:
     allocations: int
     matched: int
     mode: str
-    """`open-loop`: from the start on nothing but what the program does is taken from the recording. `follow`: collections
-    and sweeps happen as recorded, and after a wrong prediction the recorded span is taken over."""
+    """`open-loop`: from the start on nothing but what the program does is taken from the recording. `follow`: sweeps
+    happen as recorded, and after a wrong prediction the recorded span is taken over."""
     misses: tuple[Miss, ...]
     """The first 64."""
     learned: int
@@ -120,7 +120,8 @@ def check(
 def _check_workload(workload: Workload, mode: str, progress: Callable[[int, int], None] | None) -> Check:
     if not np.any(workload.columns.expect[workload.columns.kind == Event.ALLOC]):
         raise RecordingError(
-            f"{workload.origin.get('file', 'this workload')}: it has no recorded addresses to compare with; `pymem replay` runs it"
+            f"{workload.origin.get('file', 'this workload')}: it has no recorded addresses to compare with; "
+            "`pymem replay` runs it"
         )
     if mode == "auto":
         concurrent = workload.cycles > workload.forced_cycles
@@ -176,7 +177,9 @@ def _exact_miss(workload: Workload, miss: Any) -> Miss:
     )  # fmt: skip
 
 
-def _compare_stats(number: int, got: MemStats, want: dict[str, Any], differences: list[StatsDifference]) -> int:
+def _compare_stats(
+    number: int, got: MemStats, want: dict[str, Any], differences: list[StatsDifference]
+) -> int:
     """Compare one dump; returns how many numbers were compared."""
     mine = got.to_go()
     compared = 0
@@ -190,7 +193,11 @@ def _compare_stats(number: int, got: MemStats, want: dict[str, Any], differences
         compared += 1
         one = got.by_size_class[i]
         if (one.mallocs, one.frees) != (entry["Mallocs"], entry["Frees"]):
-            differences.append(StatsDifference(number, f"BySize[{i}]", one.mallocs - one.frees, entry["Mallocs"] - entry["Frees"]))
+            differences.append(
+                StatsDifference(
+                    number, f"BySize[{i}]", one.mallocs - one.frees, entry["Mallocs"] - entry["Frees"]
+                )
+            )
     return compared
 
 

@@ -1,6 +1,6 @@
 """Run a workload on an emulated heap: the program's allocations, its recorded deaths and collections, nothing else.
 
-One call of the core runs a million rows, so there is no Python per object; the rest here is the account of what came out.
+One call of the core runs a million rows, so there is no Python per object; the rest is the account of what came out.
 """
 
 from __future__ import annotations
@@ -39,20 +39,30 @@ _CTYPES = {
 }  # fmt: skip
 
 
-
 class EventSource(Protocol):
     """What can be replayed: a `Workload`, or a stream that makes its events as they are asked for."""
 
     @property
-    def types(self) -> Sequence[WorkloadType]: ...
+    def types(self) -> Sequence[WorkloadType]:
+        """Type table; index 0 is "unknown"."""
+
     @property
-    def arena_base(self) -> int: ...
+    def arena_base(self) -> int:
+        """Address of the first arena."""
+
     @property
-    def padding_pages(self) -> int: ...
+    def padding_pages(self) -> int:
+        """Pages at its front that hold nothing."""
+
     @property
-    def tier(self) -> str: ...
-    def chunks(self, size: int = 1 << 20) -> Iterator[Columns]: ...
-    def __len__(self) -> int: ...
+    def tier(self) -> str:
+        """Where it comes from; `exact` has its sweeps replayed as recorded."""
+
+    def chunks(self, size: int = 1 << 20) -> Iterator[Columns]:
+        """Yield the events, about `size` at a time."""
+
+    def __len__(self) -> int:
+        """Return how many events there are, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +180,9 @@ class Player:
 
     def counts(self) -> dict[str, dict[Event, int]]:
         """Return rows run (`events`), compared and matched, by kind."""
-        arrays = {name: np.zeros(lib.PYMEM_NUM_EVENTS, np.uint64) for name in ("events", "compared", "matched")}
+        arrays = {
+            name: np.zeros(lib.PYMEM_NUM_EVENTS, np.uint64) for name in ("events", "compared", "matched")
+        }
         lib.pymem_replay_counts(self._replay, *(pointer("uint64_t", a) for a in arrays.values()))
         return {name: {e: int(array[e]) for e in Event} for name, array in arrays.items()}
 
@@ -184,8 +196,12 @@ class Player:
         n = lib.pymem_replay_cycles(self._replay, 0, ffi.NULL, 0)
         out = ffi.new("pymem_cycle[]", max(n, 1))
         lib.pymem_replay_cycles(self._replay, 0, out, n)
-        flags = np.concatenate([f for _, _, f in self._row_times]) if self._row_times else np.empty(0, np.uint8)
-        times = np.concatenate([t for _, t, _ in self._row_times]) if self._row_times else np.empty(0, np.int64)
+        flags = (
+            np.concatenate([f for _, _, f in self._row_times]) if self._row_times else np.empty(0, np.uint8)
+        )
+        times = (
+            np.concatenate([t for _, t, _ in self._row_times]) if self._row_times else np.empty(0, np.int64)
+        )
         flips = np.flatnonzero(flags == 0)
         ends = np.flatnonzero(flags >= 2)
         forced = [bool(len(ends) > i and flags[ends[i]] & 1) for i in range(n)]
@@ -246,7 +262,7 @@ def replay(source: EventSource, *, progress: Callable[[int, int], None] | None =
     """Replay a workload, its collections at their recorded places, and return what came out.
 
     progress: called now and then with (events done, events in all). Deterministic but for `seconds`. Raises
-    `RecordingError` for events that contradict each other, `MemoryError` where this machine or the emulated address space
+    `RecordingError` for events that contradict each other, `MemoryError` where this machine or the emulated space
     (16 TB) is used up. Memory: the emulator's own, a handle table of 8 B an object, and one chunk of events.
     """
     with Player(source, follow=source.tier == "exact") as player:
@@ -259,7 +275,9 @@ def replay(source: EventSource, *, progress: Callable[[int, int], None] | None =
                 progress(player.rows, len(source))
         counts = player.counts()
         if player.rows and not counts["events"][Event.PROC_NEW]:
-            raise RecordingError("the workload never starts a processor (PROC_NEW): build it with Workload.from_arrays")
+            raise RecordingError(
+                "the workload never starts a processor (PROC_NEW): Workload.from_arrays builds one that does"
+            )
         return Run(
             events=player.rows,
             cycles=player.cycles(),

@@ -6,7 +6,7 @@ import re
 
 from pymem.errors import ConfigError
 
-__all__ = ["NO_LIMIT", "parse_gogc", "parse_memory_limit"]
+__all__ = ["NO_LIMIT", "format_bytes", "format_duration", "parse_gogc", "parse_memory_limit"]
 
 NO_LIMIT = (1 << 63) - 1
 """Bytes: what `GOMEMLIMIT=off` stands for, the largest int64."""
@@ -39,3 +39,20 @@ def parse_gogc(gogc: int | str | None) -> int | None:
     if not isinstance(gogc, int) or isinstance(gogc, bool) or gogc >= 1 << 31:
         raise ConfigError(f"gogc={gogc!r}: give a percentage such as 100, or 'off'")
     return gogc if gogc >= 0 else None
+
+
+def format_bytes(n: int) -> str:
+    """Write an amount of memory for people, in the largest unit that keeps it at 1 or more."""
+    sign, amount = "-" if n < 0 else "", float(abs(n))
+    if amount < 1024:
+        return f"{n} B"
+    power = min(int(amount).bit_length() - 1, 49) // 10
+    return f"{sign}{amount / 1024**power:.2f} {list(_FACTORS)[power + 1]}"
+
+
+def format_duration(ns: int) -> str:
+    """Write a span of time for people."""
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if ns >= size:
+            return f"{ns / size:.3f} {unit}"
+    return f"{ns} ns"

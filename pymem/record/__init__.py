@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymem.errors import RecordingError
+from pymem.record._process import wait
 from pymem.record.overlay import build_recorder
 from pymem.workload.exact_log import close_log
 
@@ -75,7 +75,7 @@ def record_binary(
     log = Path(output).absolute()
     log.unlink(missing_ok=True)
     command = [str(Path(binary).absolute()), *args]
-    status = _wait(
+    status = wait(
         subprocess.Popen(command, cwd=cwd, env=environment(log, gomaxprocs, env, max_bytes), stdout=stdout)
     )
     if not log.exists():
@@ -96,19 +96,3 @@ def environment(
     if gomaxprocs is not None:
         limits["GOMAXPROCS"] = str(gomaxprocs)
     return {**os.environ, **(env or {}), **limits}
-
-
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Wait for the program. The terminal's first interrupt has reached it too; later ones insist."""
-    for insist in (process.terminate, process.kill):
-        try:
-            return _status(process.wait())
-        except KeyboardInterrupt:
-            with contextlib.suppress(KeyboardInterrupt):
-                return _status(process.wait())
-            insist()
-    return _status(process.wait())
-
-
-def _status(returncode: int) -> int:
-    return returncode if returncode >= 0 else 128 - returncode

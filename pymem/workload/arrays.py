@@ -46,13 +46,17 @@ def columns_from_arrays(
     size = _whole(sizes, "sizes")
     n = len(size)
     if n and size.min() < 1:
-        raise ValueError(f"sizes: element {int(np.argmin(size))} is {size.min()}: an object has at least one byte")
+        raise ValueError(
+            f"sizes: element {int(np.argmin(size))} is {size.min()}: an object has at least one byte"
+        )
     proc = _whole(procs, "procs", n)
     if n and (proc.min() < 0 or proc.max() > 1023):
         raise ValueError("procs: give processor numbers from 0 to 1023")
     birth = np.arange(n) if births_ns is None else _whole(births_ns, "births_ns", n)
     if np.any(birth[1:] < birth[:-1]):
-        raise ValueError(f"births_ns: element {int(np.argmax(birth[1:] < birth[:-1])) + 1} is earlier than the one before it")
+        raise ValueError(
+            f"births_ns: element {int(np.argmax(birth[1:] < birth[:-1])) + 1} is earlier than the one before it"
+        )
     if gc_every < 0:
         raise ValueError(f"gc_every={gc_every}: give a number of allocations, or 0 for no collection")
     life = np.full(n, -1) if lifetimes is None else _whole(lifetimes, "lifetimes", n)
@@ -76,7 +80,11 @@ class _Parts:
         self.add(Event.PROC_NEW, np.full(procs, 0), -1, proc=np.full(procs, -1))
 
     def add(self, kind: Event, at: Array, rank: int, **columns: Array) -> None:
-        row: dict[str, Array] = {"at": at, "rank": np.full(len(at), rank), "kind": np.full(len(at), int(kind))}
+        row: dict[str, Array] = {
+            "at": at,
+            "rank": np.full(len(at), rank),
+            "kind": np.full(len(at), int(kind)),
+        }
         for name in ("object", "size", "flags", "type", "proc"):
             row[name] = columns.get(name, np.zeros(len(at), np.int64))
         self.rows.append(row)
@@ -97,5 +105,9 @@ class _Parts:
         del whole["rank"]
         last = int(self.birth[-1]) + 1 if self.n else 0
         time = np.append(self.birth, last)[np.minimum(at, self.n)]
-        empty = np.zeros(len(at), np.uint64)
-        return Columns(time=time, goroutine=empty, expect=empty, **{n: c[order] for n, c in whole.items()})
+        return Columns(
+            time=time,
+            goroutine=np.zeros(len(at), np.uint32),
+            expect=np.zeros(len(at), np.uint64),
+            **{n: c[order] for n, c in whole.items()},
+        )

@@ -54,9 +54,7 @@ class _Windows:
         found = np.searchsorted(self._keys[self._order], self._m[records] * self._n + records, "right") - 1
         window = self._order[np.maximum(found, 0)]
         inside = (
-            (found >= 0)
-            & (self._m[self.begin[window]] == self._m[records])
-            & (self.end[window] > records)
+            (found >= 0) & (self._m[self.begin[window]] == self._m[records]) & (self.end[window] > records)
         )
         return np.where(inside, window, -1)
 
@@ -64,7 +62,9 @@ class _Windows:
 def _windows(op: npt.NDArray[np.uint8], m: Ints, begin_op: Op, end_op: Op) -> _Windows:
     marks = np.flatnonzero((op == begin_op) | (op == end_op))
     marks = marks[np.argsort(m[marks], kind="stable")]
-    first = np.flatnonzero((op[marks[:-1]] == begin_op) & (op[marks[1:]] == end_op) & (m[marks[:-1]] == m[marks[1:]]))
+    first = np.flatnonzero(
+        (op[marks[:-1]] == begin_op) & (op[marks[1:]] == end_op) & (m[marks[:-1]] == m[marks[1:]])
+    )
     begin, end = marks[first], marks[first + 1]
     order = np.argsort(begin)
     return _Windows(begin[order], end[order], m, len(op))
@@ -176,7 +176,7 @@ class _Converter:
         self.rows.add(Event.SWEEP, in_turn, expect=self.a[in_turn])
 
     def _deaths(self, slots: Ints, slot_addr: Words) -> None:
-        """An object freed by a sweep was found dead by the mark before it: its death goes before that flip."""
+        """Date deaths: an object freed by a sweep was found dead by the mark before it, so it dies before that flip."""
         freed, flips = self.at(Op.SLOT_FREE), self.at(Op.FLIP)
         cycle = np.searchsorted(flips, freed) - 1
         freed, cycle = freed[cycle >= 0], cycle[cycle >= 0]
@@ -208,7 +208,9 @@ class _Converter:
         spans = spans[(self.c[spans] & np.uint64(0xFF)) == _STACK]
         window = self.stacks.holding(spans)
         at = np.where(window >= 0, self.stack_at[window] if len(self.stack_at) else 0, spans)
-        self.rows.add(Event.SPAN, at, rank=3, source=spans, expect=self.a[spans], size=self.b[spans], type=_STACK)
+        self.rows.add(
+            Event.SPAN, at, rank=3, source=spans, expect=self.a[spans], size=self.b[spans], type=_STACK
+        )
 
     def _manual_spans(self) -> None:
         born = self.at(Op.SPAN_ALLOC)
@@ -266,7 +268,11 @@ class _Converter:
         rows.add(Event.GOAL, goals, object=self.c[goals], size=heap_marked)
         reads = at(Op.READ_MEM_STATS)
         values = at(Op.MEM_STATS)
-        stop = values[np.minimum(np.searchsorted(values, reads), max(len(values) - 1, 0))] if len(values) else reads[:0]
+        stop = (
+            values[np.minimum(np.searchsorted(values, reads), max(len(values) - 1, 0))]
+            if len(values)
+            else reads[:0]
+        )
         rows.add(Event.STATS, stop)
 
     def _off_heap(self) -> None:

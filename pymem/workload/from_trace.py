@@ -1,13 +1,13 @@
 """An execution trace becomes a workload: slot sizes, types, deaths to a GC cycle.
 
-The trace names objects by address; here each gets a handle. What a trace cannot say is decided once, here: an object has
-the size of its slot; deaths are dated at the end of the mark that found them; a concurrent sweep is finished where the
-trace shows its last effect.
+The trace names objects by address; here each gets a handle. What a trace cannot say is decided once, here: an object
+has the size of its slot; deaths are dated at the end of the mark that found them; a concurrent sweep is finished where
+the trace shows its last effect.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -84,6 +84,20 @@ def workload_from_trace(path: str | os.PathLike[str]) -> Workload:
     )
 
 
+class _Objects(NamedTuple):
+    """Objects of the trace, column by column."""
+
+    at: Ints
+    slot: Ints
+    size: Ints
+    header: Ints
+    noscan: Ints
+    started: Array
+
+    def where(self, mask: Array) -> _Objects:
+        return _Objects(*(column[mask] for column in self))
+
+
 class _Converter:
     def __init__(self, trace: Trace, procs: int) -> None:
         self.trace, self.procs = trace, procs
@@ -110,14 +124,14 @@ class _Converter:
         zero = np.zeros(self.procs, np.int64)
         self.rows.add(Event.PROC_NEW, zero, rank=-3, proc=zero - 1)
         self.rows.add(
-            Event.START_SPAN, np.zeros_like(spans), rank=-2, source=spans, object=np.arange(len(spans)), proc=-1 - 0 * spans,
-            size=self.trace.b[spans], flags=np.where(manual, 0, self.trace.c[spans] >> 1), type=manual,
-            expect=self.trace.a[spans],
+            Event.START_SPAN, np.zeros_like(spans), rank=-2, source=spans, proc=np.full_like(spans, -1),
+            object=np.arange(len(spans)), size=self.trace.b[spans], type=manual, expect=self.trace.a[spans],
+            flags=np.where(manual, 0, self.trace.c[spans] >> 1),
         )  # fmt: skip
         self.rows.add(Event.START_DONE, np.array([self._start_end()]), rank=0, source=np.zeros(1, np.int64))
 
     def _start_end(self) -> int:
-        """The snapshot is taken with the world stopped: it ends where the world goes on."""
+        """Return where the snapshot ends: it is taken with the world stopped, so where the world goes on."""
         ends = self.at(EventKind.STW_END, EventKind.OBJECT_ALLOC)
         return int(ends[0]) if len(ends) else self.n
 
@@ -145,29 +159,31 @@ class _Converter:
         header = (span_class > 1) & ((span_class & 1) == 0) & (size > _HEADER_MIN)
         started = (self.trace.kind[born] == EventKind.OBJECT) & (born < self._start_end())
         address = self.trace.a[born].astype(np.int64)
-        slot = np.where(header & (self.trace.kind[born] == EventKind.OBJECT_ALLOC), address - _HEADER, address)
+        slot = np.where(
+            header & (self.trace.kind[born] == EventKind.OBJECT_ALLOC), address - _HEADER, address
+        )
         slot = np.where(span_class == _TINY_SPAN_CLASS, slot & ~15, slot)
-        joins = self._joins(born, slot, (span_class == _TINY_SPAN_CLASS) & ~started)
-        first = np.flatnonzero(~joins & (started | (self.trace.kind[born] == EventKind.OBJECT_ALLOC)))
-        handle = self.handles + np.arange(len(first))
-        self.handles += len(first)
-        self._births(born[first], handle, started[first], size[first], header[first], span_class[first] & 1, slot[first])
+        joins = self._joins(born, slot, span_class == _TINY_SPAN_CLASS)
+        first = ~joins & (started | (self.trace.kind[born] == EventKind.OBJECT_ALLOC))
+        objects = _Objects(
+            born, slot, size - header * _HEADER, header * _HEADER, span_class & 1, started
+        ).where(first)
+        handle = self.handles + np.arange(len(objects.at))
+        self.handles += len(handle)
+        self._births(objects, handle)
         self.rows.add(Event.TINY, born[joins])
-        self._deaths(slot[first], born[first], handle)
+        self._deaths(objects.slot, objects.at, handle)
 
-    def _births(
-        self, at: Ints, handle: Ints, started: Array, size: Ints, header: Array, noscan: Ints, slot: Ints
-    ) -> None:
-        kind = self.trace.b[at]
-        s = started
+    def _births(self, objects: _Objects, handle: Ints) -> None:
+        old, new = objects.where(objects.started), objects.where(~objects.started)
+        start = np.zeros_like(old.at)
         self.rows.add(
-            Event.START_OBJECT, np.zeros_like(at[s]), rank=-1, source=at[s], proc=-1 - 0 * at[s], object=handle[s],
-            type=kind[s], expect=slot[s],
+            Event.START_OBJECT, start, rank=-1, source=old.at, proc=start - 1, object=handle[objects.started],
+            type=self.trace.b[old.at], expect=old.slot,
         )  # fmt: skip
-        a = ~started
         self.rows.add(
-            Event.ALLOC, at[a], object=handle[a], type=kind[a], flags=noscan[a], size=(size - header * _HEADER)[a],
-            expect=(slot + header * _HEADER)[a],
+            Event.ALLOC, new.at, object=handle[~objects.started], type=self.trace.b[new.at], flags=new.noscan,
+            size=new.size, expect=new.slot + new.header,
         )  # fmt: skip
 
     def _joins(self, born: Ints, block: Ints, tiny: Array) -> Array:
@@ -198,7 +214,12 @@ class _Converter:
         handle = self.handles + np.arange(len(born))
         self.handles += len(born)
         self.rows.add(
-            Event.MANUAL_ALLOC, born, object=handle, size=self.trace.b[born], flags=_STACK, expect=self.trace.a[born]
+            Event.MANUAL_ALLOC,
+            born,
+            object=handle,
+            size=self.trace.b[born],
+            flags=_STACK,
+            expect=self.trace.a[born],
         )
         start = self.start_spans[(self.trace.c[self.start_spans] & 1) == 1]
         start_handle = np.flatnonzero((self.trace.c[self.start_spans] & 1) == 1)
@@ -207,7 +228,9 @@ class _Converter:
         spans = np.concatenate([start, born])
         # a span of objects at the same place since then means that the manual one went unseen: only the latest counts
         every = self.at(EventKind.SPAN, EventKind.SPAN_ALLOC)
-        newest = latest(self.trace.a[every].astype(np.int64), every, self.trace.a[freed].astype(np.int64), freed)
+        newest = latest(
+            self.trace.a[every].astype(np.int64), every, self.trace.a[freed].astype(np.int64), freed
+        )
         who = latest(base, spans, self.trace.a[freed].astype(np.int64), freed)
         good = (who >= 0) & (newest >= 0)
         if len(every) and len(spans):
@@ -217,7 +240,8 @@ class _Converter:
 
     def _stats_stops(self) -> Ints:
         reasons = np.array([r == "read mem stats" for r in self.trace.strings], bool)
-        return self.stops[reasons[self.trace.b[self.stops].astype(np.int64)]]
+        stops: Ints = self.stops[reasons[self.trace.b[self.stops].astype(np.int64)]]
+        return stops
 
     def _flush_all(self, at: Ints, rank: int) -> None:
         for p in range(self.procs):

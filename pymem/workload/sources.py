@@ -19,7 +19,7 @@ _PAGE = 8192
 
 
 def kind_of_file(path: str | os.PathLike[str]) -> str:
-    """Return `exact`, `trace` or `workload`. Raises `RecordingError` for anything else, `OSError` where it cannot be read."""
+    """Return `exact`, `trace` or `workload`. Raises `RecordingError` for anything else, `OSError` if it is not read."""
     with Path(path).open("rb") as file:
         head = file.read(8)
     for magic, kind in _MAGIC.items():
@@ -59,7 +59,10 @@ def _from_exact(path: str | os.PathLike[str]) -> Workload:
     resized = log.records["b"][log.records["op"] == Op.PROC_RESIZE]
     return Workload(
         columns=columns_from_log(log),
-        types=(WorkloadType("", 0, 0), *(WorkloadType(t.name, t.size, t.ptrdata) for t in log.types.values())),
+        types=(
+            WorkloadType("", 0, 0),
+            *(WorkloadType(t.name, t.size, t.ptrdata) for t in log.types.values()),
+        ),
         tier="exact",
         resolution="cycle",
         procs=int(resized[-1]) if len(resized) else max(1, log.header.gomaxprocs),

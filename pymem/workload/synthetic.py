@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
     Ints = npt.NDArray[np.int64]
 
-__all__ = ["LAB", "LabProgram", "Stream", "exponential", "geometric_sizes", "mixture", "steady", "uniform_sizes"]
+__all__ = [
+    "LAB",
+    "LabProgram",
+    "Stream",
+    "exponential",
+    "geometric_sizes",
+    "mixture",
+    "steady",
+    "uniform_sizes",
+]
 
 
 class Draw(Protocol):
@@ -75,7 +84,7 @@ def steady(
     """Return a program of `n` allocations with a steady mix of sizes and lifetimes.
 
     noscan: part of the objects without pointers. gc_every: a full collection after so many allocations, 0: none.
-    procs: allocations go to a random one of so many Ps. Raises `ValueError`.
+    procs: each allocation goes to a random P of so many. Raises `ValueError`.
     """
     rng = np.random.default_rng(rng)
     return Workload.from_arrays(
@@ -88,18 +97,21 @@ def steady(
     )
 
 
+_USUAL_SIZES = geometric_sizes(64)
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A program of any length whose events are made as they are needed: replays in memory that does not grow with it.
+    """A program of any length whose events are made as they are needed: it replays in memory that does not grow.
 
-    Objects live in `live` places; every allocation takes the next place in a random round and drops what was there, so at
-    most `live` objects are alive and the handles of the dead are used again.
+    Objects live in `live` places; every allocation takes a random place and drops what was there, so at most `live`
+    objects are alive, and the handles of the dead are used again.
     """
 
     n: int
     """Events in all, about: allocations, the deaths they cause, collections."""
     live: int = 100_000
-    sizes: Draw = geometric_sizes(64)
+    sizes: Draw = _USUAL_SIZES
     noscan: float = 0.5
     gc_every: int = 200_000
     seed: int = 0
@@ -128,7 +140,9 @@ class Stream:
 _COLLECTION = (Event.SWEEP_DONE, Event.FLIP, Event.FLUSH, Event.GC_END, Event.SWEEP_ALL)
 
 
-def _stream_rows(stream: Stream, rng: np.random.Generator, births: int, filled: npt.NDArray[np.bool_], made: int) -> Columns:
+def _stream_rows(
+    stream: Stream, rng: np.random.Generator, births: int, filled: npt.NDArray[np.bool_], made: int
+) -> Columns:
     """Make `births` allocations, each after the death of what had its place, then a collection."""
     place = rng.integers(0, stream.live, births)
     order = np.argsort(place, kind="stable")
@@ -139,7 +153,9 @@ def _stream_rows(stream: Stream, rng: np.random.Generator, births: int, filled: 
     head = 0 if made else 1  # the one processor is started first
     where = head + np.arange(births) + np.cumsum(dies)  # row of each birth; its death is the row before
     total = head + births + int(dies.sum()) + len(_COLLECTION)
-    columns: dict[str, Any] = {name: np.zeros(total, np.uint64) for name in ("object", "size", "type", "goroutine", "expect")}
+    columns: dict[str, Any] = {
+        name: np.zeros(total, np.uint64) for name in ("object", "size", "type", "goroutine", "expect")
+    }
     columns |= {"kind": np.full(total, int(Event.DEATH), np.uint8), "flags": np.zeros(total, np.uint8),
                 "proc": np.zeros(total, np.int16)}  # fmt: skip
     if head:
@@ -183,7 +199,9 @@ def _fragmentation() -> Workload:
 
 
 def _tiny() -> Workload:
-    return steady(500_000, sizes=uniform_sizes(1, 15), noscan=1.0, lifetimes=exponential(1000), gc_every=100_000)
+    return steady(
+        500_000, sizes=uniform_sizes(1, 15), noscan=1.0, lifetimes=exponential(1000), gc_every=100_000
+    )
 
 
 def _large() -> Workload:
@@ -197,7 +215,9 @@ def _two_procs() -> Workload:
 LAB: dict[str, LabProgram] = {
     "churn": LabProgram("short-lived objects: most die before the next collection", _churn),
     "leak": LabProgram("one object in ten is never dropped", _leak),
-    "fragmentation": LabProgram("all but every 64th object die: spans stay for one slot each", _fragmentation),
+    "fragmentation": LabProgram(
+        "all but every 64th object die: spans stay for one slot each", _fragmentation
+    ),
     "tiny": LabProgram("objects below 16 bytes without pointers share blocks", _tiny),
     "large": LabProgram("objects above 32 KB: a span each", _large),
     "procs": LabProgram("two Ps allocate by turns, each from its own spans", _two_procs),

@@ -48,7 +48,7 @@ UNKNOWN = WorkloadType("", 0, 0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
-    """Events, types, the heap they start from (its spans and objects are the first rows), and how precise all this is."""
+    """Events, types, the heap they start from (its spans and objects are the first rows), and how precise this is."""
 
     columns: Columns
     types: tuple[WorkloadType, ...] = (UNKNOWN,)
@@ -131,9 +131,9 @@ class Workload:
     ) -> Self:
         """Build a workload of `n` allocations.
 
-        sizes: (n,) bytes, at least 1. noscan, types, procs: (n,) or one value for all. births_ns: (n,) nanoseconds, rising;
-        default: one a nanosecond. lifetimes: (n,) how many allocations later each object dies, negative: never; default:
-        none dies. gc_every: a full collection after every so many allocations, 0: none. Raises `ValueError`.
+        sizes: (n,) bytes, at least 1. noscan, types, procs: (n,) or one value for all. births_ns: (n,) nanoseconds,
+        rising; default: one a nanosecond. lifetimes: (n,) how many allocations later each object dies, negative: never;
+        default: none dies. gc_every: a full collection after every so many allocations, 0: none. Raises `ValueError`.
         """
         from pymem.workload.arrays import columns_from_arrays
 
@@ -193,19 +193,26 @@ class Workload:
                     raise RecordingError(
                         f"{name}: written in format {header['format']}, this pymem reads {_FORMAT}: upgrade pymem-go"
                     )
-                columns = Columns(**{column: _read_column(archive, column, header["events"]) for column in DTYPES})
+                columns = Columns(
+                    **{column: _read_column(archive, column, header["events"]) for column in DTYPES}
+                )
             return cls(
                 columns=columns,
                 types=tuple(WorkloadType(str(n), int(s), int(p)) for n, s, p in header["types"]),
                 recorded_stats=tuple(header["recorded_stats"]),
-                **{key: header[key] for key in ("tier", "resolution", "procs", "arena_base", "padding_pages", "origin")},
+                **{
+                    key: header[key]
+                    for key in ("tier", "resolution", "procs", "arena_base", "padding_pages", "origin")
+                },
             )
         except FileNotFoundError:
             raise
         except RecordingError:
             raise
         except _BAD_FILE as error:
-            raise RecordingError(f"{name}: not a whole pymem workload ({error}): save or record it again") from error
+            raise RecordingError(
+                f"{name}: not a whole pymem workload ({error}): save or record it again"
+            ) from error
 
 
 def _read_column(archive: zipfile.ZipFile, name: str, events: int) -> npt.NDArray[Any]:
@@ -214,7 +221,9 @@ def _read_column(archive: zipfile.ZipFile, name: str, events: int) -> npt.NDArra
         version = np.lib.format.read_magic(member)
         shape, _, dtype = np.lib.format.read_array_header_1_0(member)
         if version != (1, 0) or shape != (events,) or dtype != DTYPES[name]:
-            raise ValueError(f"column {name} has shape {shape} and type {dtype}, not ({events},) and {np.dtype(DTYPES[name])}")
+            raise ValueError(
+                f"column {name} has shape {shape} and type {dtype}, not ({events},) and {np.dtype(DTYPES[name])}"
+            )
         raw = member.read(events * dtype.itemsize + 1)
     if len(raw) != events * dtype.itemsize:
         raise ValueError(f"column {name} has {len(raw):,} bytes, not {events * dtype.itemsize:,}")

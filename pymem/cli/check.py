@@ -1,0 +1,129 @@
+"""`pymem check`: every address of a recording predicted, and held against the real one."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pymem.cli._output import (
+    File,
+    Json,
+    count,
+    percent,
+    print_facts,
+    print_json,
+    print_table,
+    progress,
+    suggest,
+)
+from pymem.units import format_duration
+
+if TYPE_CHECKING:
+    from pymem.checking import Check
+
+__all__ = ["check"]
+
+_MISSES = 10  # shown; --json has all that were kept
+_TOO_FEW = 1  # exit status below --fail-under
+
+
+class Mode(StrEnum):
+    """How a recording is checked."""
+
+    AUTO = "auto"
+    OPEN_LOOP = "open-loop"
+    FOLLOW = "follow"
+
+
+_Mode = Annotated[
+    Mode,
+    typer.Option(
+        help="open-loop: predict from the start state alone; follow: repair the heap from the record after a miss."
+    ),
+]
+_FailUnder = Annotated[
+    float | None,
+    typer.Option(metavar="RATE", min=0, max=1, help="End with status 1 where fewer match: 0.995, say."),
+]
+
+
+def check(
+    file: File, *, mode: _Mode = Mode.AUTO, fail_under: _FailUnder = None, as_json: Json = False
+) -> int:
+    """Predict every address of a recording, and compare.
+
+    The emulator places every allocation by itself; where it put one elsewhere than Go did, that is a miss.
+    """
+    from pymem.checking import check as run_check
+
+    with progress("checking", file, quiet=as_json) as tell:
+        result = run_check(file, mode=mode.value, progress=tell)
+    if as_json:
+        print_json({"file": file, **_facts(result)})
+    else:
+        _report(file, result)
+        suggest(["replay", file] if result.matched == result.allocations else ["check", file, "--json"])
+    return _TOO_FEW if fail_under is not None and result.rate < fail_under else 0
+
+
+def _facts(result: Check) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {"rate": result.rate, **asdict(result)}
+
+
+def _report(file: str, result: Check) -> None:
+    lines = [
+        ("Checked", f"{file}, {result.mode}"),
+        ("Allocations", count(result.allocations)),
+        ("Matched", f"{count(result.matched)} ({percent(result.matched, result.allocations)})"),
+    ]
+    if result.learned:
+        lines.append(("Learned", f"{count(result.learned)} from the record"))
+    for name, matched, compared in (
+        ("Spans", result.spans_matched, result.spans),
+        ("Sweeps", result.sweeps_matched, result.sweeps),
+    ):
+        if compared:
+            lines.append((name, f"{count(matched)} of {count(compared)} ({percent(matched, compared)})"))
+    if result.memstats_compared:
+        equal = percent(result.memstats_equal, result.memstats_compared)
+        lines.append(
+            (
+                "MemStats",
+                f"{count(result.memstats_equal)} of {count(result.memstats_compared)} fields equal ({equal})",
+            )
+        )
+    lines.append(("Time", format_duration(round(result.seconds * 1e9))))
+    print_facts(lines)
+    _print_misses(result)
+
+
+def _print_misses(result: Check) -> None:
+    more = f" (the first {_MISSES})" if result.allocations - result.matched > _MISSES else ""
+    print_table(
+        f"Misses{more}",
+        ["kind", "row", "at", "P", "class", "predicted", "recorded"],
+        [
+            [
+                str(m.kind),
+                count(m.row),
+                format_duration(m.time_ns),
+                str(m.p),
+                str(m.size_class),
+                hex(m.got),
+                hex(m.want),
+            ]
+            for m in result.misses[:_MISSES]
+        ],
+    )
+    print_table(
+        "MemStats that differ",
+        ["field", "of dump", "here", "recorded", "difference"],
+        [
+            [d.field, str(d.dump), count(d.got), count(d.want), f"{d.got - d.want:+,}"]
+            for d in result.memstats_differences[:_MISSES]
+        ],
+    )

@@ -1,0 +1,189 @@
+"""`pymem info`: what is in a recording."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pymem.cli._output import File, Json, count, note, print_facts, print_json, print_table, progress, suggest
+from pymem.units import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from pymem.trace import TraceInfo
+    from pymem.workload.workload import Workload
+
+__all__ = ["info"]
+
+_TOP = 15  # types shown; --json has them all
+
+_GO_OF_FORMAT = {22: "Go 1.22", 23: "Go 1.23 or 1.24", 25: "Go 1.25", 26: "Go 1.26 or 1.27"}
+_PRECISION = {
+    "cycle": "known to a GC cycle",
+    "event": "known to the event",
+}
+
+
+def info(file: File, *, as_json: Json = False) -> None:
+    """Say what is in a recording.
+
+    Its length, objects, types and collections, and how exactly it knows them.
+    """
+    from pymem.workload.sources import open_recording
+
+    trace = _trace_info(file)
+    if trace and not trace.has_allocations:
+        facts = _trace_facts(file, trace)
+    else:
+        with progress("reading", file, quiet=as_json):
+            workload = open_recording(file)
+        facts = _workload_facts(file, workload, trace)
+    if as_json:
+        print_json(facts)
+    else:
+        _report(facts)
+        _suggest(file, facts, trace)
+
+
+def _trace_info(file: str) -> TraceInfo | None:
+    """Decode a file that begins as an execution trace does, and return what it says about itself."""
+    from pymem.trace import TraceReader
+
+    with open(file, "rb") as opened:
+        if opened.read(5) != b"go 1.":
+            return None
+    with TraceReader(file, kinds=()) as reader:
+        for _ in reader.batches():
+            pass
+        return reader.info
+
+
+def _trace_facts(file: str, trace: TraceInfo) -> dict[str, Any]:
+    """Describe a trace of which nothing but the trace itself is known."""
+    from pymem.trace import EventKind
+
+    return {
+        "file": file,
+        "bytes_on_disk": os.path.getsize(file),
+        "tier": "trace",
+        "go": _GO_OF_FORMAT.get(trace.version, f"Go 1.{trace.version}"),
+        "has_allocations": trace.has_allocations,
+        "incomplete": trace.incomplete,
+        "incomplete_offset": trace.incomplete_offset,
+        "duration_ns": trace.duration_ns,
+        "events": trace.events,
+        "cycles": trace.counts[EventKind.GC_BEGIN],
+    }
+
+
+def _workload_facts(file: str, workload: Workload, trace: TraceInfo | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "file": file,
+        "bytes_on_disk": os.path.getsize(file),
+        "tier": workload.tier,
+        "go": workload.origin.get("go") or "unknown",
+        "has_allocations": True,
+        "incomplete": False,
+        "incomplete_offset": 0,
+    }
+    if trace:
+        facts |= _trace_facts(file, trace)
+    from pymem.trace import EventKind
+    from pymem.workload.columns import Event
+
+    columns = workload.columns
+    goroutines = np.unique(columns.goroutine)
+    return facts | {
+        "duration_ns": workload.duration_ns,
+        "events": trace.events if trace else len(columns),
+        "rows": len(columns),
+        "procs": workload.procs,
+        "goroutines": int(np.count_nonzero(goroutines)),
+        "objects": workload.objects,
+        "bytes_allocated": workload.bytes_allocated,
+        "spans": trace.counts[EventKind.SPAN_ALLOC]
+        if trace
+        else int(np.count_nonzero(columns.kind == Event.SPAN)),
+        "cycles": workload.cycles,
+        "forced_cycles": workload.forced_cycles,
+        "resolution": workload.resolution,
+        "recorded_memstats": len(workload.recorded_stats),
+        "origin": dict(workload.origin),
+        "types": _types(workload),
+    }
+
+
+def _types(workload: Workload) -> list[dict[str, Any]]:
+    """Objects and bytes of each type, most bytes first; those of no known type under an empty name."""
+    from pymem.workload.columns import Event
+
+    columns = workload.columns
+    rows = columns.kind == Event.ALLOC
+    ids = columns.type[rows]
+    n = max(len(workload.types), 1)
+    objects = np.bincount(ids, minlength=n)
+    total = np.bincount(ids, weights=columns.size[rows].astype(np.float64), minlength=n).astype(np.int64)
+    order = np.argsort(-total, kind="stable")
+    return [
+        {
+            "name": workload.types[i].name,
+            "size": workload.types[i].size,
+            "objects": int(objects[i]),
+            "bytes": int(total[i]),
+        }
+        for i in order.tolist()
+        if objects[i]
+    ]
+
+
+def _report(facts: dict[str, Any]) -> None:
+    lines = [
+        ("File", f"{facts['file']} ({format_bytes(facts['bytes_on_disk'])})"),
+        ("Recorded as", f"{_TIERS.get(facts['tier'], facts['tier'])}, {facts['go']}"),
+        ("Duration", format_duration(facts["duration_ns"])),
+        ("Events", count(facts["events"])),
+    ]
+    if "objects" in facts:
+        lines += [
+            ("Ps", count(facts["procs"])),
+            ("Goroutines", count(facts["goroutines"])),
+            ("Objects", f"{count(facts['objects'])} of {count(len(facts['types']))} types"),
+            ("Allocated", format_bytes(facts["bytes_allocated"])),
+            ("Spans", count(facts["spans"])),
+            ("Deaths", _PRECISION.get(facts["resolution"], facts["resolution"])),
+            ("MemStats", f"{count(facts['recorded_memstats'])} recorded"),
+        ]
+    forced = f", {count(facts['forced_cycles'])} of them forced" if facts.get("forced_cycles") else ""
+    lines.append(("GC cycles", f"{count(facts['cycles'])}{forced}"))
+    if facts["incomplete"]:
+        where = f" from byte {count(facts['incomplete_offset'])} on" if facts["incomplete_offset"] else ""
+        lines.append(("Incomplete", f"its end is missing{where}, as a killed program leaves it"))
+    if not facts["has_allocations"]:
+        lines.append(("Allocations", "none recorded"))
+    print_facts(lines)
+    types = facts.get("types", [])
+    print_table(
+        f"Types by bytes{f' (the first {_TOP} of {count(len(types))})' if len(types) > _TOP else ''}",
+        ["type", "objects", "bytes"],
+        [[t["name"] or "(unknown)", count(t["objects"]), format_bytes(t["bytes"])] for t in types[:_TOP]],
+    )
+
+
+_TIERS = {
+    "exact": "an exact recording",
+    "trace": "an execution trace",
+    "arrays": "arrays",
+    "synthetic": "a synthetic workload",
+}
+
+
+def _suggest(file: str, facts: dict[str, Any], trace: TraceInfo | None) -> None:
+    if facts["has_allocations"]:
+        suggest(["replay", file])
+        return
+    from pymem.record.tracing import without_allocations
+
+    assert trace is not None
+    note(f"{file}: {without_allocations(trace)}")
+    suggest(["record", "-o", file, "--", "go", "test", "-bench", "."])

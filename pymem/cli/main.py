@@ -1,0 +1,153 @@
+"""The command `pymem`: its verbs, and how every error becomes one line and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from pymem.cli.check import check
+from pymem.cli.info import info
+from pymem.cli.lab import lab
+from pymem.cli.record import record
+from pymem.cli.replay import replay
+from pymem.errors import CorruptHeapError, PymemError
+
+__all__ = ["app", "main"]
+
+ERROR = 2
+INTERRUPTED = 130
+
+_COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[
+    2
+]  # ClickException, wherever typer has it from
+
+app = typer.Typer(
+    name="pymem",
+    help="Go 1.27's memory manager: record a real Go program, replay it, and check every address.",
+    epilog=(
+        "\b\nExample:\n  pymem record -o json.trace -- go test -bench . encoding/json\n  pymem replay json.trace\n\n"
+        "Set PYMEM_TRACEBACK=1 to see where an error comes from."
+    ),
+    rich_markup_mode=None,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pymem {version('pymem-go')}, emulates Go 1.27")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _pymem(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _example(*lines: str) -> str:
+    """Return an epilog that keeps its lines."""
+    return "\n".join(["\b", "Examples:" if len(lines) > 1 else "Example:", *(f"  {line}" for line in lines)])
+
+
+app.command(
+    epilog=_example(
+        "pymem record -o json.trace -- go test -bench . encoding/json",
+        "pymem record --gogc 20 -o types.trace -- go tool compile -o /dev/null types.go",
+        "pymem record -o app.trace -- ./app        # the program traces into $PYMEM_TRACE",
+        "pymem record --exact ./cmd/app -o app.log --gomaxprocs 1 -- -n 1000",
+    ),
+    context_settings={"allow_interspersed_args": False},
+)(record)
+app.command(epilog=_example("pymem info json.trace", "pymem info json.trace --json | jq .objects"))(info)
+app.command(
+    epilog=_example("pymem replay json.trace", "pymem replay json.trace --json | jq .memstats.HeapSys")
+)(replay)
+app.command(epilog=_example("pymem check json.trace", "pymem check app.log --mode open-loop --fail-under 1"))(
+    check
+)
+app.command(epilog=_example("pymem lab", "pymem lab steady", "pymem lab steady --save steady.pymem"))(lab)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (without the program's name) and return its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of types are any Unicode; terminals are not
+    try:
+        status = app(list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit as end:  # a broken pipe, as typer ends on one
+        return _pipe_broken() if end.code == 1 else int(end.code or 0)
+    except BrokenPipeError:
+        return _pipe_broken()
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        if os.environ.get("PYMEM_TRACEBACK"):
+            raise
+        return _fail(_sentence(error), ERROR)
+    return int(status or 0)
+
+
+def _fail(sentence: str, status: int) -> int:
+    one_line = " ".join(sentence.split())
+    print(f"pymem: {one_line}".encode("ascii", "backslashreplace").decode(), file=sys.stderr)
+    return status
+
+
+def _pipe_broken() -> int:
+    """Who read our output has gone: end quietly, also when Python flushes at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+_REMEDIES = {
+    errno.ENOENT: "check the name, or make a recording with `pymem record`",
+    errno.EISDIR: "give a file in it",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.EROFS: "choose another place with -o",
+    errno.ENOSPC: "make room on the disk, or choose another place",
+    errno.ENOTDIR: "check the name",
+}
+
+
+def _sentence(error: Exception) -> str:
+    """Say what went wrong, where, and what to do about it."""
+    if isinstance(error, _COMMAND_LINE_ERROR):
+        return _usage(error)
+    if isinstance(error, CorruptHeapError):
+        return f"{error}; this is a bug in pymem, please report it with the recording"
+    if isinstance(error, PymemError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        return f"{where}{error.strerror or error}{'; ' + remedy if remedy else ''}"
+    if isinstance(error, MemoryError):
+        return f"{error or 'out of memory'}; close other programs, or record a shorter run"
+    return (
+        f"{type(error).__name__}: {error}; this is a bug in pymem: please report it with what"
+        " PYMEM_TRACEBACK=1 adds"
+    )
+
+
+def _usage(error: Exception) -> str:
+    """Turn a mistake on the command line into one line that names the help to read."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "pymem"
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    return f"{message.rstrip('.')}; `{command} --help` has the options and an example"
