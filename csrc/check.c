@@ -122,7 +122,13 @@ static bool in_page_cache(const pymem_heap *h, uint64_t page, bool *scavenged) {
     return false;
 }
 
-/* Every page is free, in a span, in a page cache, or padding. */
+static bool is_scavenging(const pymem_heap *h, uint64_t page) {
+    for (uint32_t i = 0; i < h->nscavenging; i++)
+        if (page >= h->scavenging[i].page && page - h->scavenging[i].page < h->scavenging[i].npages) return true;
+    return false;
+}
+
+/* Every page is free, in a span, in a page cache, on its way to the OS, or padding. */
 static int check_pages(pymem_heap *h, tally *sum) {
     uint64_t skipped = h->padding / CHUNK_PAGES * CHUNK_PAGES;
     for (uint64_t i = skipped; i < h->cur_page; i++) {
@@ -131,9 +137,10 @@ static int check_pages(pymem_heap *h, tally *sum) {
         bool spanned = h->arenas[i / ARENA_PAGES][i % ARENA_PAGES] != NULL, cached_scav = false;
         bool cached = !spanned && used && in_page_cache(h, i, &cached_scav);
         MUST(used || !spanned, "page %llu has a span but is free", (ull)i);
-        MUST(!used || spanned || cached || i < h->padding, "page %llu is taken by nobody", (ull)i);
+        bool leaving = !spanned && used && is_scavenging(h, i);
+        MUST(!used || spanned || cached || leaving || i < h->padding, "page %llu is taken by nobody", (ull)i);
         sum->scavenged += scav || cached_scav;
-        sum->free_pages += !used || cached || i < h->padding;
+        sum->free_pages += !used || cached || leaving || i < h->padding;
     }
     return PYMEM_OK;
 }

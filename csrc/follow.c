@@ -5,13 +5,13 @@
  *
  * What of the record is followed: deaths (read ahead to the next cycle, as a mark would find them), when cycles turn,
  * when a sweep frees something, that a fresh span was taken. Never an address of the allocation to be predicted. */
-#include <stdlib.h>
 #include <string.h>
 #include "internal.h"
 
 enum { MAX_MISSES = 64, NO_CODE = 0, MANUAL_CODE = 1 + 1 };
 
-/* What the record has at a page: code is kindclass + 1 (kindclass 1: manual; else span class << 1), 0 for nothing. */
+/* What the record has at a page: code is kindclass + 1 (kindclass 1: manual; else span class << 1), 0 for nothing. Of a
+ * span that holds one thing only the first page says so. */
 typedef struct { uint32_t back, npages; uint16_t code; } rec_page;
 
 typedef struct {
@@ -25,9 +25,9 @@ struct pymem_follow {
     pymem_heap *h;
     pymem_trace_rows rows;
     uint64_t row, stats_reason;
-    bool repair, started, sweep_due;
-    rec_page *pages;
-    uint64_t npages;
+    bool repair, started, begun, sweep_due; /* begun: between GC_BEGIN and GC_END */
+    rec_page **arenas; /* [arena][page]; NULL where the record has nothing */
+    uint64_t narenas;
     uint16_t epoch;   /* flushes so far, never 0 */
     proc_view *procs; /* [nprocs + 1]; the last for threads without a P */
     int32_t nprocs;
@@ -38,32 +38,48 @@ struct pymem_follow {
 
 /* ---- the record's own map ---- */
 
-static int map_reserve(pymem_follow *f, uint64_t pages) {
-    if (pages <= f->npages) return PYMEM_OK;
-    uint64_t cap = f->npages ? f->npages : ARENA_PAGES;
-    while (cap < pages) cap *= 2;
-    void *q = os_grow(f->h, f->pages, f->npages * sizeof *f->pages, cap * sizeof *f->pages);
-    if (!q) return fail(f->h, PYMEM_ENOMEM, "no memory for the record's map of pages");
-    f->pages = q;
-    f->npages = cap;
+static int map_arena(pymem_follow *f, uint64_t arena) {
+    if (f->arenas[arena]) return PYMEM_OK;
+    f->arenas[arena] = os_alloc(f->h, ARENA_PAGES * sizeof(rec_page));
+    return f->arenas[arena] ? PYMEM_OK : fail(f->h, PYMEM_ENOMEM, "no memory for the record's map of pages");
+}
+
+/* The span's place and kind are good: span_check. */
+static int map_set(pymem_follow *f, uint64_t base, uint64_t npages, uint32_t code) {
+    uint64_t page = page_of(f->h, base), n = (code - 1) >> 2 ? npages : 1;
+    for (uint64_t i = page; i < page + n; i++) {
+        int rc = map_arena(f, i / ARENA_PAGES);
+        if (rc) return rc;
+        f->arenas[i / ARENA_PAGES][i % ARENA_PAGES] = (rec_page){(uint32_t)(i - page), (uint32_t)npages, (uint16_t)code};
+    }
     return PYMEM_OK;
 }
 
-static int map_set(pymem_follow *f, uint64_t base, uint64_t npages, uint32_t code) {
-    pymem_heap *h = f->h;
-    uint64_t limit = h->config.address_space >> PAGE_SHIFT;
-    bool sane = base >= h->config.arena_base && base % PAGE_SIZE == 0 && npages && npages <= limit && page_of(h, base) <= limit - npages;
-    if (!sane) return fail(h, PYMEM_EFORMAT, "a span of %llu pages at 0x%llx", (unsigned long long)npages, (unsigned long long)base);
-    uint64_t page = page_of(h, base);
-    int rc = map_reserve(f, page + npages);
-    for (uint64_t i = 0; i < npages && !rc; i++) f->pages[page + i] = (rec_page){(uint32_t)i, (uint32_t)npages, (uint16_t)code};
-    return rc;
+static void map_clear(pymem_follow *f, uint64_t base, const rec_page *r) {
+    uint64_t page = page_of(f->h, base), n = (r->code - 1) >> 2 ? r->npages : 1;
+    for (uint64_t i = page; i < page + n; i++)
+        if (f->arenas[i / ARENA_PAGES]) f->arenas[i / ARENA_PAGES][i % ARENA_PAGES] = (rec_page){0};
 }
 
 static const rec_page *map_at(const pymem_follow *f, uint64_t addr) {
-    if (addr < f->h->config.arena_base || page_of(f->h, addr) >= f->npages) return NULL;
-    const rec_page *r = &f->pages[page_of(f->h, addr)];
-    return r->code == NO_CODE ? NULL : r;
+    if (addr < f->h->config.arena_base) return NULL;
+    uint64_t page = page_of(f->h, addr), arena = page / ARENA_PAGES;
+    const rec_page *r = arena < f->narenas && f->arenas[arena] ? &f->arenas[arena][page % ARENA_PAGES] : NULL;
+    return r && r->code != NO_CODE ? r : NULL;
+}
+
+/* A trace that says otherwise is damaged. */
+static int span_check(const pymem_follow *f, uint64_t base, uint64_t npages, uint32_t kindclass) {
+    pymem_heap *h = f->h;
+    uint64_t limit = h->config.address_space >> PAGE_SHIFT;
+    uint32_t sizeclass = kindclass >> 2;
+    bool placed = base >= h->config.arena_base && base % PAGE_SIZE == 0 && page_of(h, base) >= h->padding;
+    bool fits = placed && npages && npages <= limit && page_of(h, base) <= limit - npages;
+    bool known = kindclass == 1 || (!(kindclass & 1) && sizeclass < NUM_CLASSES);
+    bool sized = !sizeclass || !known || npages == size_classes_go()->npages[sizeclass];
+    if (fits && known && sized) return PYMEM_OK;
+    return fail(h, PYMEM_EFORMAT, "a span of %llu pages, kind and class %u, at 0x%llx cannot be", (unsigned long long)npages,
+                kindclass, (unsigned long long)base);
 }
 
 static uint64_t rec_base(const pymem_follow *f, uint64_t addr, const rec_page *r) {
@@ -177,15 +193,19 @@ static int flush_all(pymem_follow *f, proc *p) {
     return PYMEM_OK;
 }
 
-static int on_gc_begin(pymem_follow *f, proc *p) {
+static int begin_cycle(pymem_follow *f, proc *p, bool forced) {
+    if (f->begun) return fail(f->h, PYMEM_EFORMAT, "a cycle begins before the last one has ended");
     for (int32_t i = 0; i <= f->nprocs; i++) {
         int rc = sweep_remembered(f, p, &f->procs[i], 0);
         if (rc) return rc;
     }
+    int rc = gc_begin(f->h, p);
+    if (rc) return rc;
+    f->begun = true;
+    f->sweep_due = forced;
     f->counts.cycles++;
-    f->counts.forced += f->rows.c[f->row] == 1;
-    f->sweep_due = f->rows.c[f->row] == 1;
-    return gc_begin(f->h, p);
+    f->counts.forced += forced;
+    return PYMEM_OK;
 }
 
 static int sweep_rest(pymem_follow *f, proc *p) {
@@ -197,11 +217,13 @@ static int sweep_rest(pymem_follow *f, proc *p) {
     }
 }
 
-/* A cycle that was asked for is swept before the caller goes on. */
+/* A cycle that was asked for is swept before the caller goes on. The first one may have begun before the trace did. */
 static int on_gc_end(pymem_follow *f, proc *p) {
     uint64_t deaths;
-    int rc = read_deaths(f, &deaths);
+    int rc = f->begun ? PYMEM_OK : begin_cycle(f, p, false);
+    if (!rc) rc = read_deaths(f, &deaths);
     if (rc) return rc;
+    f->begun = false;
     gc_mark_record(f->h);
     gc_flip(f->h);
     rc = flush_all(f, p);
@@ -240,7 +262,8 @@ static int on_manual(pymem_follow *f, uint64_t base, uint64_t npages) {
 static int on_span_alloc(pymem_follow *f) {
     uint64_t base = f->rows.a[f->row], npages = f->rows.b[f->row];
     uint32_t kindclass = f->rows.c[f->row];
-    int rc = map_set(f, base, npages, kindclass + 1);
+    int rc = span_check(f, base, npages, kindclass);
+    if (!rc) rc = map_set(f, base, npages, kindclass + 1);
     if (rc) return rc;
     if (kindclass & 1) return on_manual(f, base, npages);
     proc_view *v;
@@ -256,11 +279,11 @@ static int on_span_alloc(pymem_follow *f) {
 static int on_span_free(pymem_follow *f) {
     uint64_t base = f->rows.a[f->row];
     const rec_page *r = map_at(f, base);
-    if (!r) return PYMEM_OK;
+    if (!r || r->back || base % PAGE_SIZE) return PYMEM_OK;
     bool manual = r->code == MANUAL_CODE;
-    int rc = map_set(f, base, r->npages, NO_CODE);
+    map_clear(f, base, r);
     mspan *s = mheap_span_of(f->h, base);
-    if (rc || !s || s->base != base) return rc;
+    if (!s || s->base != base) return PYMEM_OK;
     if (!manual) return on_freed(f, base);
     if (s->state == SPAN_MANUAL) mheap_free_span(f->h, &f->h->no_p, s);
     return PYMEM_OK;
@@ -319,6 +342,13 @@ static int predict(pymem_follow *f, proc *p, uint32_t span_class, uint64_t npage
     return rc;
 }
 
+/* Does a slot of the recorded span begin there? */
+static bool is_slot(const pymem_follow *f, uint64_t addr, const rec_page *r) {
+    uint32_t span_class = (uint32_t)(r->code - 1) >> 1;
+    uint64_t offset = addr - rec_base(f, addr, r), size = size_classes_go()->size[span_class >> 1];
+    return span_class >> 1 ? offset % size == 0 && offset / size < size_classes_go()->nelems[span_class] : offset == 0;
+}
+
 static int on_alloc(pymem_follow *f) {
     pymem_heap *h = f->h;
     uint64_t want = f->rows.a[f->row];
@@ -331,9 +361,11 @@ static int on_alloc(pymem_follow *f) {
     }
     uint32_t span_class = (uint32_t)(r->code - 1) >> 1;
     bool header = !(span_class & 1) && span_class >> 1 && size_classes_go()->size[span_class >> 1] > MIN_HEADER_SIZE;
-    f->counts.allocations++;
     if (header) want -= MALLOC_HEADER;
     if (span_class == TINY_SPAN_CLASS) want &= ~(uint64_t)(TINY_SIZE - 1);
+    if (map_at(f, want) != r || !is_slot(f, want, r))
+        return fail(h, PYMEM_EFORMAT, "an object at 0x%llx is in no slot of its span", (unsigned long long)f->rows.a[f->row]);
+    f->counts.allocations++;
     int rc = sweep_remembered(f, p, v, span_class);
     if (rc) return rc;
     if (span_class == TINY_SPAN_CLASS && joins_tiny_block(f, want)) {
@@ -371,7 +403,8 @@ static int start_spans(pymem_follow *f) {
         if (t->kind[i] != TRACE_SPAN) continue;
         bool manual = t->c[i] & 1;
         mspan *s;
-        int rc = map_set(f, t->a[i], t->b[i], t->c[i] + 1u);
+        int rc = span_check(f, t->a[i], t->b[i], t->c[i]);
+        if (!rc) rc = map_set(f, t->a[i], t->b[i], t->c[i] + 1u);
         if (!rc) rc = restore_span(f->h, t->a[i], t->b[i], manual ? PYMEM_SPAN_STACK : PYMEM_SPAN_HEAP, manual ? 0 : t->c[i] >> 1, &s);
         if (rc) return rc;
     }
@@ -417,39 +450,54 @@ static int do_row(pymem_follow *f) {
     }
 }
 
+static int start(pymem_follow *f) {
+    int rc = start_spans(f);
+    if (!rc) rc = start_objects(f);
+    f->started = !rc;
+    return rc;
+}
+
 int follow_run(pymem_follow *f, uint64_t rows, int *done) {
-    int rc = PYMEM_OK;
+    *done = 0;
     if (!f->started) {
-        f->started = true;
-        rc = start_spans(f);
-        if (!rc) rc = start_objects(f);
+        int rc = start(f);
+        if (rc) return rc;
     }
     uint64_t end = rows < f->rows.n - f->row ? f->row + rows : f->rows.n;
-    for (; f->row < end && !rc; f->row++) rc = do_row(f);
+    for (; f->row < end; f->row++) {
+        int rc = do_row(f);
+        if (rc) return rc;
+    }
     *done = f->row == f->rows.n;
-    return rc;
+    return PYMEM_OK;
 }
 
 pymem_heap *follow_heap(const pymem_follow *f) { return f->h; }
 
 int pymem_follow_new(pymem_heap *h, const pymem_trace_rows *rows, uint64_t stats_reason, int repair, pymem_follow **out) {
-    pymem_follow *f = *out = calloc(1, sizeof *f);
-    if (!f) return PYMEM_ENOMEM;
+    pymem_follow *f = *out = os_alloc(h, sizeof *f);
+    if (!f) return fail(h, PYMEM_ENOMEM, "no memory for a follower");
     *f = (pymem_follow){.h = h, .rows = *rows, .stats_reason = stats_reason, .repair = repair, .epoch = 1, .nprocs = h->nprocs};
-    f->procs = calloc((size_t)h->nprocs + 1, sizeof *f->procs);
-    if (f->procs) return PYMEM_OK;
-    free(f);
+    f->narenas = (h->config.address_space >> PAGE_SHIFT) / ARENA_PAGES;
+    f->arenas = os_alloc(h, f->narenas * sizeof *f->arenas);
+    f->procs = os_alloc(h, ((size_t)h->nprocs + 1) * sizeof *f->procs);
+    if (f->procs && f->arenas) return PYMEM_OK;
+    pymem_follow_free(f);
     *out = NULL;
-    return PYMEM_ENOMEM;
+    return fail(h, PYMEM_ENOMEM, "no memory for a follower");
 }
 
 void pymem_follow_free(pymem_follow *f) {
     if (!f) return;
-    for (int32_t i = 0; i <= f->nprocs; i++) os_free(f->h, f->procs[i].spans, f->procs[i].cap * 8);
-    os_free(f->h, f->pages, f->npages * sizeof *f->pages);
-    free(f->procs);
-    free(f);
+    pymem_heap *h = f->h;
+    for (int32_t i = 0; f->procs && i <= f->nprocs; i++) os_free(h, f->procs[i].spans, f->procs[i].cap * 8);
+    for (uint64_t i = 0; f->arenas && i < f->narenas; i++) os_free(h, f->arenas[i], ARENA_PAGES * sizeof(rec_page));
+    os_free(h, f->arenas, f->narenas * sizeof *f->arenas);
+    os_free(h, f->procs, ((size_t)f->nprocs + 1) * sizeof *f->procs);
+    os_free(h, f, sizeof *f);
 }
+
+uint64_t pymem_follow_row(const pymem_follow *f) { return f->row; }
 
 void pymem_follow_result(const pymem_follow *f, pymem_follow_counts *out) { *out = f->counts; }
 

@@ -124,6 +124,8 @@ struct bits_arena { bits_arena *next; uint64_t used; uint64_t words[(65536 - 16)
 
 typedef struct { uint64_t lo, hi; } mapped_range; /* bytes of a metadata table that are mapped */
 
+typedef struct { uint64_t page, npages; } page_run;
+
 /* A slab of mspan structs; they are never given back before the heap is. */
 typedef struct mspan_slab mspan_slab;
 struct mspan_slab { mspan_slab *next; mspan spans[64]; };
@@ -142,6 +144,8 @@ struct pymem_heap {
     page_alloc pages;
     uint64_t cur_page, end_page; /* first page not yet given to the page allocator; first beyond the reserved arenas */
     uint64_t padding;            /* pages of the first chunk that hold nothing, for ever */
+    page_run scavenging[16];     /* taken out of the page allocator, free and in no page cache: on their way to the OS */
+    uint32_t nscavenging;
     mspan ***arenas;             /* [arena][page] -> span, or NULL */
     uint64_t narenas, cap_arenas;
 
@@ -341,6 +345,7 @@ uint64_t span_object_addr(const mspan *s, uint32_t slot);
 
 /* ---- restore.c ---- */
 int restore_span(pymem_heap *h, uint64_t base, uint64_t npages, int kind, uint32_t span_class, mspan **out);
+int restore_is_vacant(pymem_heap *h, uint64_t base, uint64_t npages);
 int restore_object(pymem_heap *h, uint64_t addr, uint32_t type, uint64_t *object);
 void restore_unswept(pymem_heap *h);
 int restore_done(pymem_heap *h);

@@ -357,5 +357,6 @@ typedef struct pymem_follow pymem_follow;
 int pymem_follow_new(pymem_heap *h, const pymem_trace_rows *rows, uint64_t stats_reason, int repair, pymem_follow **out);
 void pymem_follow_free(pymem_follow *f);
 int pymem_follow_run(pymem_follow *f, uint64_t rows, int *done); /* at most so many more rows */
+uint64_t pymem_follow_row(const pymem_follow *f); /* the next one; after an error the one it is about */
 void pymem_follow_result(const pymem_follow *f, pymem_follow_counts *out);
 uint64_t pymem_follow_misses(const pymem_follow *f, pymem_miss *out, uint64_t cap);

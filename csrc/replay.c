@@ -6,7 +6,17 @@
 #include <string.h>
 #include "internal.h"
 
-enum { MAX_MISSES = 64, MAX_HANDLES_LOG2 = 40 };
+enum { MAX_MISSES = 64, MAX_PROCS = 4096 };
+
+/* Handles are small numbers, so that a few rows cannot ask for a table larger than this machine: below this, or below
+ * so many times the rows there are. */
+enum { MAX_HANDLES = 1 << 26, MAX_HANDLES_A_ROW = 16 };
+
+typedef unsigned long long ull;
+
+/* What the rows may say next of the heap it starts from, and of the cycle. */
+enum start_state { START_BEGINS = 0, START_UNDER_WAY, START_OVER };
+enum cycle_state { CYCLE_NONE = 0, CYCLE_BEGUN /* swept, and stays so until the flip */ };
 
 struct pymem_replay {
     pymem_heap *h;
@@ -15,7 +25,8 @@ struct pymem_replay {
     uint64_t *script, nscript, cap_script; /* spans that the next allocation sweeps */
     uint64_t events[PYMEM_NUM_EVENTS], compared[PYMEM_NUM_EVENTS], matched[PYMEM_NUM_EVENTS];
     pymem_miss misses[MAX_MISSES];
-    uint64_t nmisses, row, rows_before; /* row: within this call's columns; rows_before: of earlier calls */
+    uint64_t nmisses, rows, rows_known; /* rows run; and there are at least so many */
+    uint8_t start, cycle;               /* enum start_state, enum cycle_state */
     pymem_cycle *cycles;
     uint64_t ncycles, cap_cycles;
 };
@@ -26,26 +37,31 @@ typedef struct { uint32_t kind, flags, type; int32_t proc; uint64_t object, size
 
 static int grow_table(pymem_heap *h, uint64_t **table, uint64_t *cap, uint64_t need) {
     if (need <= *cap) return PYMEM_OK;
-    if (need >> MAX_HANDLES_LOG2) return fail(h, PYMEM_EFORMAT, "handle %llu: handles are small numbers", (unsigned long long)need);
     uint64_t fresh = *cap ? *cap : 1024;
     while (fresh < need) fresh *= 2;
     void *q = os_grow(h, *table, *cap * 8, fresh * 8);
-    if (!q) return fail(h, PYMEM_ENOMEM, "no memory for %llu handles", (unsigned long long)fresh);
+    if (!q) return fail(h, PYMEM_ENOMEM, "no memory for %llu handles", (ull)fresh);
     *table = q;
     *cap = fresh;
     return PYMEM_OK;
 }
 
-static int bind(pymem_replay *r, uint64_t handle, uint64_t addr) {
-    int rc = grow_table(r->h, &r->addr, &r->cap, handle + 1);
-    if (!rc) r->addr[handle] = addr;
-    return rc;
+/* Before anything is allocated: the handle is free and there is room for it, so that bind cannot fail. */
+static int reserve_handle(pymem_replay *r, uint64_t handle) {
+    uint64_t most = r->rows_known * MAX_HANDLES_A_ROW;
+    if (handle >= MAX_HANDLES && handle >= most)
+        return fail(r->h, PYMEM_EFORMAT, "handle %llu: number the objects from 0 on", (ull)handle);
+    if (handle < r->cap && r->addr[handle])
+        return fail(r->h, PYMEM_EFORMAT, "handle %llu is given out again, but what it named has not died", (ull)handle);
+    return grow_table(r->h, &r->addr, &r->cap, handle + 1);
 }
+
+static void bind(pymem_replay *r, uint64_t handle, uint64_t addr) { r->addr[handle] = addr; }
 
 static int lookup(pymem_replay *r, const event *e, uint64_t *addr) {
     *addr = e->object < r->cap ? r->addr[e->object] : 0;
     if (*addr) return PYMEM_OK;
-    return fail(r->h, PYMEM_EFORMAT, "handle %llu is used but was never allocated", (unsigned long long)e->object);
+    return fail(r->h, PYMEM_EFORMAT, "handle %llu is used but was never allocated", (ull)e->object);
 }
 
 static void compare(pymem_replay *r, const event *e, uint64_t got) {
@@ -54,7 +70,7 @@ static void compare(pymem_replay *r, const event *e, uint64_t got) {
     if (got == e->expect) {
         r->matched[e->kind]++;
     } else if (r->nmisses < MAX_MISSES) {
-        r->misses[r->nmisses++] = (pymem_miss){.row = r->rows_before + r->row, .kind = e->kind, .got = got, .want = e->expect};
+        r->misses[r->nmisses++] = (pymem_miss){.row = r->rows, .kind = e->kind, .got = got, .want = e->expect};
     }
 }
 
@@ -62,65 +78,79 @@ static void compare(pymem_replay *r, const event *e, uint64_t got) {
 
 static int do_alloc(pymem_replay *r, const event *e, proc *p) {
     uint64_t addr;
+    int rc = reserve_handle(r, e->object);
+    if (rc) return rc;
     r->h->scripted = r->follow;
     r->h->script = r->script;
     r->h->nscript = r->nscript;
-    int rc = heap_malloc(r->h, p, e->size, e->flags & 1, e->type, &addr);
+    rc = heap_malloc(r->h, p, e->size, e->flags & 1, e->type, &addr);
     r->h->scripted = false;
-    r->nscript = 0;
     if (rc) return rc;
+    r->nscript = 0;
     compare(r, e, addr);
-    return bind(r, e->object, addr);
+    bind(r, e->object, addr);
+    return PYMEM_OK;
+}
+
+static bool slot_alive(const pymem_heap *h, const mspan *s, uint32_t i) {
+    bool swept_away = span_is_unswept(h, s) && !bit_get(s->mark_bits, i);
+    return span_is_allocated(s, i) && !swept_away && !(s->dead_bits && bit_get(s->dead_bits, i));
 }
 
 /* One object, or (flags) its whole slot: in a recording a tiny block dies as one. */
 static int do_death(pymem_replay *r, const event *e) {
-    uint64_t addr;
+    uint64_t addr, done;
     int rc = lookup(r, e, &addr);
     if (rc) return rc;
-    if (!(e->flags & 1)) {
-        r->addr[e->object] = 0;
-        uint64_t done;
+    if (e->flags & 1) {
+        mspan *s = mheap_span_of(r->h, addr);
+        uint32_t i = s ? span_slot_of(s, addr) : 0;
+        if (!s || s->state != SPAN_IN_USE || i >= s->nelems || !slot_alive(r->h, s, i))
+            return fail(r->h, PYMEM_EFORMAT, "handle %llu dies but is not alive", (ull)e->object);
+        rc = span_kill_slot(r->h, s, i);
+    } else {
         rc = heap_declare_dead(r->h, &addr, 1, &done);
-        return rc == PYMEM_EADDRESS ? PYMEM_EFORMAT : rc;
     }
-    mspan *s = mheap_span_of(r->h, addr);
-    uint32_t i = s ? span_slot_of(s, addr) : 0;
-    if (!s || s->state != SPAN_IN_USE || i >= s->nelems || !span_is_allocated(s, i))
-        return fail(r->h, PYMEM_EFORMAT, "handle %llu dies but is not alive", (unsigned long long)e->object);
-    r->addr[e->object] = 0;
-    return span_kill_slot(r->h, s, i);
+    if (!rc) r->addr[e->object] = 0;
+    return rc;
 }
 
 static int do_stack(pymem_replay *r, const event *e, proc *p) {
     uint64_t addr;
-    int rc = stack_alloc(r->h, p, e->size, e->flags & 1, &addr);
+    int rc = reserve_handle(r, e->object);
+    if (!rc) rc = stack_alloc(r->h, p, e->size, e->flags & 1, &addr);
     if (rc) return rc;
     compare(r, e, addr);
-    return bind(r, e->object, addr);
+    bind(r, e->object, addr);
+    return PYMEM_OK;
 }
 
 static int do_stack_free(pymem_replay *r, const event *e, proc *p) {
     uint64_t addr;
     int rc = lookup(r, e, &addr);
-    return rc ? rc : stack_free(r->h, p, addr, e->size, e->flags & 1);
+    if (!rc) rc = stack_free(r->h, p, addr, e->size, e->flags & 1);
+    if (!rc) r->addr[e->object] = 0;
+    return rc;
 }
 
 static int do_manual(pymem_replay *r, const event *e, proc *p) {
     mspan *s;
-    int rc = mheap_alloc_span(r->h, p, e->size, (int)e->flags, 0, &s);
+    int rc = reserve_handle(r, e->object);
+    if (!rc) rc = mheap_alloc_span(r->h, p, e->size, (int)e->flags, 0, &s);
     if (rc) return rc;
     compare(r, e, s->base);
-    return bind(r, e->object, s->base);
+    bind(r, e->object, s->base);
+    return PYMEM_OK;
 }
 
+/* Not a stack's span, nor a pool of stacks: those go when their last stack does. */
 static int do_manual_free(pymem_replay *r, const event *e, proc *p) {
     uint64_t addr;
     int rc = lookup(r, e, &addr);
     if (rc) return rc;
     mspan *s = mheap_span_of(r->h, addr);
-    bool whole = s && s->base == addr && s->state == SPAN_MANUAL && !s->alloc_count && !s->nfree_stacks; /* no pool of stacks */
-    if (!whole) return fail(r->h, PYMEM_EFORMAT, "a manual span is freed twice");
+    bool whole = s && s->base == addr && s->state == SPAN_MANUAL && !s->alloc_count && !s->nfree_stacks;
+    if (!whole) return fail(r->h, PYMEM_EFORMAT, "handle %llu is no manual span", (ull)e->object);
     r->addr[e->object] = 0;
     mheap_free_span(r->h, p, s);
     return PYMEM_OK;
@@ -167,21 +197,49 @@ static int do_sweep_all(pymem_replay *r, proc *p) {
     }
 }
 
+/* Pages go to the OS in two steps: taken out, so that nobody gets them meanwhile, and put back. */
 static void do_scavenge(pymem_heap *h, const event *e) {
     uint64_t page = page_of(h, e->object);
     if (!(e->flags & 1)) {
-        page_alloc_take(&h->pages, page, e->size); /* nobody may have them meanwhile */
+        page_alloc_take(&h->pages, page, e->size);
+        h->scavenging[h->nscavenging++] = (page_run){page, e->size};
         return;
     }
+    uint32_t i = 0;
+    while (h->scavenging[i].page != page) i++; /* scavenge_check has found it */
+    h->scavenging[i] = h->scavenging[--h->nscavenging];
     page_alloc_free(&h->pages, page, e->size);
-    for (uint64_t i = page; i < page + e->size; i++) h->pages.chunks[i / CHUNK_PAGES].scav[i % CHUNK_PAGES / 64] |= 1ull << (i & 63);
+    for (i = 0; i < e->size; i++) h->pages.chunks[(page + i) / CHUNK_PAGES].scav[(page + i) % CHUNK_PAGES / 64] |= 1ull << ((page + i) & 63);
     h->heap_free -= e->size << PAGE_SHIFT;
     h->heap_released += e->size << PAGE_SHIFT;
 }
 
+static bool all_free(const pymem_heap *h, uint64_t page, uint64_t npages) {
+    for (uint64_t i = page; i < page + npages; i++) {
+        const chunk *c = &h->pages.chunks[i / CHUNK_PAGES];
+        if ((c->alloc[i % CHUNK_PAGES / 64] | c->scav[i % CHUNK_PAGES / 64]) >> (i & 63) & 1) return false;
+    }
+    return true;
+}
+
+static bool is_scavenging(const pymem_heap *h, uint64_t page, uint64_t npages) {
+    for (uint32_t i = 0; i < h->nscavenging; i++)
+        if (h->scavenging[i].page == page) return h->scavenging[i].npages == npages;
+    return false;
+}
+
 static int scavenge_check(pymem_heap *h, const event *e) {
-    bool inside = e->object >= h->config.arena_base && e->size && page_of(h, e->object) + e->size <= h->cur_page;
-    return inside ? PYMEM_OK : fail(h, PYMEM_EFORMAT, "pages scavenged at 0x%llx are not the heap's", (unsigned long long)e->object);
+    ull addr = e->object;
+    uint64_t page = e->object >= h->config.arena_base ? page_of(h, e->object) : NO_PAGE;
+    if (e->object % PAGE_SIZE || !e->size || page >= h->cur_page || e->size > h->cur_page - page)
+        return fail(h, PYMEM_EFORMAT, "pages scavenged at 0x%llx are not the heap's", addr);
+    if (e->flags & 1) {
+        if (is_scavenging(h, page, e->size)) return PYMEM_OK;
+        return fail(h, PYMEM_EFORMAT, "pages come back scavenged at 0x%llx that were never taken out", addr);
+    }
+    if (!all_free(h, page, e->size)) return fail(h, PYMEM_EFORMAT, "pages scavenged at 0x%llx are not all free and unscavenged", addr);
+    bool room = h->nscavenging < sizeof h->scavenging / sizeof *h->scavenging;
+    return room ? PYMEM_OK : fail(h, PYMEM_EFORMAT, "more than %u runs of pages are being scavenged at once", h->nscavenging);
 }
 
 static int do_span(pymem_replay *r, const event *e) {
@@ -191,7 +249,30 @@ static int do_span(pymem_replay *r, const event *e) {
     return PYMEM_OK;
 }
 
+/* Bitmaps are recycled cycle by cycle, so no cache may keep a span of the cycle before the last. */
+static int caches_fresh(pymem_heap *h) {
+    int32_t stale = -1;
+    for (int32_t i = h->nprocs - 1; i >= 0; i--)
+        if (h->procs[i] && h->procs[i]->flush_gen != h->sweepgen) stale = i;
+    bool boot = h->no_p.cache && h->no_p.flush_gen != h->sweepgen;
+    if (stale < 0 && !boot) return PYMEM_OK;
+    return fail(h, PYMEM_EFORMAT, "processor %d has not given back its spans (FLUSH) since the last cycle turned", stale);
+}
+
+static int do_sweep_done(pymem_replay *r, proc *p) {
+    pymem_heap *h = r->h;
+    if (r->cycle == CYCLE_BEGUN) return fail(h, PYMEM_EFORMAT, "a cycle begins before the last one has turned (FLIP)");
+    int rc = caches_fresh(h);
+    if (rc) return rc;
+    bool running = h->gc_running;
+    rc = gc_begin(h, p);
+    h->gc_running = running; /* the record has its own rows for the phase */
+    if (!rc) r->cycle = CYCLE_BEGUN;
+    return rc;
+}
+
 static int do_flip(pymem_replay *r) {
+    if (r->cycle != CYCLE_BEGUN) return fail(r->h, PYMEM_EFORMAT, "a cycle turns that has not begun (SWEEP_DONE)");
     if (r->ncycles == r->cap_cycles) {
         uint64_t cap = r->cap_cycles ? 2 * r->cap_cycles : 64;
         void *q = os_grow(r->h, r->cycles, r->cap_cycles * sizeof *r->cycles, cap * sizeof *r->cycles);
@@ -201,24 +282,51 @@ static int do_flip(pymem_replay *r) {
     }
     gc_mark_record(r->h);
     gc_flip(r->h);
+    r->cycle = CYCLE_NONE;
     r->cycles[r->ncycles] = r->h->last_mark;
-    r->cycles[r->ncycles++].row = r->rows_before + r->row;
+    r->cycles[r->ncycles++].row = r->rows;
+    return PYMEM_OK;
+}
+
+static int do_gc_end(pymem_replay *r, const event *e, proc *p) {
+    if (r->h->num_gc >= r->ncycles) return fail(r->h, PYMEM_EFORMAT, "a cycle ends that has not turned (FLIP)");
+    gc_end(r->h, p, e->flags & 1);
     return PYMEM_OK;
 }
 
 /* ---- the heap it starts from ---- */
 
+/* Its rows come first, with those that make processors, in one piece and once. */
+static int start_check(pymem_replay *r, const event *e) {
+    bool of_start = e->kind == PYMEM_EV_START_SPAN || e->kind == PYMEM_EV_START_OBJECT || e->kind == PYMEM_EV_START_DONE;
+    if (of_start && r->start == START_OVER) return fail(r->h, PYMEM_EFORMAT, "a row of the start heap comes after others");
+    if (!of_start && e->kind != PYMEM_EV_PROC_NEW && r->start == START_UNDER_WAY)
+        return fail(r->h, PYMEM_EFORMAT, "the start heap is not complete (START_DONE)");
+    return PYMEM_OK;
+}
+
+static void start_advance(pymem_replay *r, uint32_t kind) {
+    if (kind == PYMEM_EV_START_SPAN || kind == PYMEM_EV_START_OBJECT) r->start = START_UNDER_WAY;
+    else if (kind != PYMEM_EV_PROC_NEW) r->start = START_OVER;
+}
+
 static int do_start_span(pymem_replay *r, const event *e) {
     mspan *s;
     if (e->type > PYMEM_SPAN_OTHER) return fail(r->h, PYMEM_EFORMAT, "there is no span of kind %u", e->type);
-    int rc = restore_span(r->h, e->expect, e->size, (int)e->type, e->flags, &s);
-    return rc || e->type == PYMEM_SPAN_HEAP ? rc : bind(r, e->object, s->base);
+    bool manual = e->type != PYMEM_SPAN_HEAP;
+    int rc = manual ? reserve_handle(r, e->object) : PYMEM_OK;
+    if (!rc) rc = restore_is_vacant(r->h, e->expect, e->size);
+    if (!rc) rc = restore_span(r->h, e->expect, e->size, (int)e->type, e->flags, &s);
+    if (!rc && manual) bind(r, e->object, s->base);
+    return rc;
 }
 
 static int do_start_object(pymem_replay *r, const event *e) {
     uint64_t object;
-    int rc = restore_object(r->h, e->expect, e->type, &object);
-    return rc ? rc : bind(r, e->object, object);
+    int rc = reserve_handle(r, e->object);
+    if (!rc) rc = restore_object(r->h, e->expect, e->type, &object);
+    if (!rc) bind(r, e->object, object);
+    return rc;
 }
 
 /* ---- one row ---- */
@@ -229,34 +337,52 @@ static int owner_check(pymem_heap *h, const event *e) {
     return is_proc || boot ? PYMEM_OK : fail(h, PYMEM_EFORMAT, "there is no processor %lld", (long long)e->object);
 }
 
+static int stat_check(pymem_heap *h, const event *e) {
+    if (e->flags < PYMEM_STAT_STACKS_SYS || e->flags >= PYMEM_NUM_STATS) return fail(h, PYMEM_EFORMAT, "statistic %u", e->flags);
+    int64_t bytes = (int64_t)e->size, most = (int64_t)h->config.address_space;
+    bool sane = e->kind == PYMEM_EV_PERSISTENT ? bytes > 0 && bytes <= most : -most <= bytes && bytes <= most;
+    if (!sane) return fail(h, PYMEM_EFORMAT, "%lld bytes of statistic %u", (long long)bytes, e->flags);
+    if (bytes < 0 && h->sys[e->flags] < (uint64_t)-bytes)
+        return fail(h, PYMEM_EFORMAT, "more memory is given back than statistic %u has", e->flags);
+    if (e->kind == PYMEM_EV_PERSISTENT && ((e->object & (e->object - 1)) || e->object > PAGE_SIZE))
+        return fail(h, PYMEM_EFORMAT, "persistent memory aligned to %llu", (ull)e->object);
+    return PYMEM_OK;
+}
+
+static int alloc_check(pymem_heap *h, const event *e, const proc *p) {
+    if (!e->size || e->size > h->config.address_space) return fail(h, PYMEM_EFORMAT, "an object of %llu bytes", (ull)e->size);
+    if (!p->cache) return fail(h, PYMEM_EFORMAT, "an object is allocated without a processor");
+    if (p->flush_gen == h->sweepgen) return PYMEM_OK;
+    return fail(h, PYMEM_EFORMAT, "processor %d allocates before it has given back its spans (FLUSH) after a cycle", e->proc);
+}
+
 static int check_row(pymem_heap *h, const event *e, proc **p) {
-    unsigned long long size = e->size;
+    uint64_t size = e->size;
     bool has_proc = e->proc >= 0 && e->proc < h->nprocs && h->procs[e->proc];
     if (e->proc != PYMEM_NO_PROC && !has_proc) return fail(h, PYMEM_EFORMAT, "there is no processor %d", e->proc);
     *p = has_proc ? h->procs[e->proc] : &h->no_p;
     switch (e->kind) {
-    case PYMEM_EV_ALLOC:
-        if (!size || size > h->config.address_space) return fail(h, PYMEM_EFORMAT, "an object of %llu bytes", size);
-        break;
+    case PYMEM_EV_ALLOC: return alloc_check(h, e, *p);
     case PYMEM_EV_STACK_ALLOC:
     case PYMEM_EV_STACK_FREE:
-        if (size < FIXED_STACK || (size & (size - 1)) || size > 1 << 30) return fail(h, PYMEM_EFORMAT, "a stack of %llu bytes", size);
-        break;
+        if (size < FIXED_STACK || (size & (size - 1)) || size > 1 << 30) return fail(h, PYMEM_EFORMAT, "a stack of %llu bytes", (ull)size);
+        return PYMEM_OK;
     case PYMEM_EV_MANUAL_ALLOC:
-        if (!size || e->flags < PYMEM_SPAN_STACK || e->flags > PYMEM_SPAN_OTHER) return fail(h, PYMEM_EFORMAT, "a manual span of %llu pages", size);
-        break;
+        if (!size || e->flags < PYMEM_SPAN_STACK || e->flags > PYMEM_SPAN_OTHER)
+            return fail(h, PYMEM_EFORMAT, "a manual span of %llu pages and kind %u", (ull)size, e->flags);
+        return PYMEM_OK;
     case PYMEM_EV_PERSISTENT:
-        if (!size || (e->object & (e->object - 1)) || e->object > PAGE_SIZE) return fail(h, PYMEM_EFORMAT, "%llu persistent bytes", size);
-        break;
+    case PYMEM_EV_SYS: return stat_check(h, e);
     case PYMEM_EV_SCAVENGE: return scavenge_check(h, e);
+    case PYMEM_EV_PROC_NEW:
+        return h->nprocs < MAX_PROCS ? PYMEM_OK : fail(h, PYMEM_EFORMAT, "more than %d processors", MAX_PROCS);
     case PYMEM_EV_FLUSH:
     case PYMEM_EV_STACK_CLEAR:
-    case PYMEM_EV_PAGES_FLUSH:
-    case PYMEM_EV_PROC_DESTROY: return owner_check(h, e);
+    case PYMEM_EV_PAGES_FLUSH: return owner_check(h, e);
+    case PYMEM_EV_PROC_DESTROY:
+        if (e->proc >= 0 && e->object == (uint64_t)e->proc) return fail(h, PYMEM_EFORMAT, "processor %d ends itself", e->proc);
+        return owner_check(h, e);
     }
-    if (e->kind == PYMEM_EV_ALLOC && !(*p)->cache) return fail(h, PYMEM_EFORMAT, "an object is allocated without a processor");
-    bool stat = e->kind == PYMEM_EV_PERSISTENT || e->kind == PYMEM_EV_SYS;
-    if (stat && (e->flags < PYMEM_STAT_STACKS_SYS || e->flags >= PYMEM_NUM_STATS)) return fail(h, PYMEM_EFORMAT, "statistic %u", e->flags);
     return PYMEM_OK;
 }
 
@@ -264,7 +390,8 @@ static int do_row(pymem_replay *r, const event *e) {
     pymem_heap *h = r->h;
     proc *p = NULL;
     int32_t id;
-    int rc = check_row(h, e, &p);
+    int rc = start_check(r, e);
+    if (!rc) rc = check_row(h, e, &p);
     if (rc) return rc;
     switch (e->kind) {
     case PYMEM_EV_ALLOC: return do_alloc(r, e, p);
@@ -276,17 +403,12 @@ static int do_row(pymem_replay *r, const event *e) {
     case PYMEM_EV_FLUSH: return do_flush(r, e, p);
     case PYMEM_EV_STACK_CLEAR: stack_cache_clear(h, p, owner_of(h, e)->cache); return PYMEM_OK;
     case PYMEM_EV_GC_PHASE: h->gc_running = e->size != 0; return PYMEM_OK;
-    case PYMEM_EV_SWEEP_DONE: {
-        bool running = h->gc_running;
-        rc = gc_begin(h, p);
-        h->gc_running = running; /* the record has its own rows for the phase */
-        return rc;
-    }
+    case PYMEM_EV_SWEEP_DONE: return do_sweep_done(r, p);
     case PYMEM_EV_FLIP: return do_flip(r);
     case PYMEM_EV_SWEEP: return do_sweep(r, e, p);
     case PYMEM_EV_SWEEP_IN: return do_sweep_in(r, e);
     case PYMEM_EV_SWEEP_ALL: return do_sweep_all(r, p);
-    case PYMEM_EV_GC_END: gc_end(h, p, e->flags & 1); return PYMEM_OK;
+    case PYMEM_EV_GC_END: return do_gc_end(r, e, p);
     case PYMEM_EV_PROC_NEW: return proc_new(h, &id);
     case PYMEM_EV_PROC_DESTROY: return proc_destroy(h, p, (int32_t)e->object);
     case PYMEM_EV_PERSISTENT: persistent_alloc(h, p, e->size, e->object, (int)e->flags); return PYMEM_OK;
@@ -328,19 +450,17 @@ static event row_at(const pymem_columns *c, uint64_t i) {
 
 int replay_run(pymem_replay *r, const pymem_columns *c, uint64_t *row, int *stopped) {
     *stopped = 0;
-    while (*row < c->n) {
+    r->rows_known = r->rows + (c->n - *row);
+    while (*row < c->n && !*stopped) {
         event e = row_at(c, *row);
-        r->row = *row;
         int rc = do_row(r, &e);
-        if (rc) return rc;
+        if (rc) return rc == PYMEM_EADDRESS ? PYMEM_EFORMAT : rc; /* what the row names is not there */
+        start_advance(r, e.kind);
         r->events[e.kind]++;
+        r->rows++;
         ++*row;
-        if (e.kind == PYMEM_EV_STATS) {
-            *stopped = 1;
-            return PYMEM_OK;
-        }
+        *stopped = e.kind == PYMEM_EV_STATS;
     }
-    r->rows_before += c->n;
     return PYMEM_OK;
 }
 

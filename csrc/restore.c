@@ -55,15 +55,30 @@ static void vacate(pymem_heap *h, uint64_t page, uint64_t npages) {
     }
 }
 
+static bool is_inside(const pymem_heap *h, uint64_t base, uint64_t npages) {
+    uint64_t limit = h->config.address_space >> PAGE_SHIFT;
+    if (base < h->config.arena_base || base % PAGE_SIZE || !npages || npages > limit) return false;
+    return page_of(h, base) >= h->padding && page_of(h, base) <= limit - npages;
+}
+
+/* A span that another one overlaps has no place in a heap that something starts from. */
+int restore_is_vacant(pymem_heap *h, uint64_t base, uint64_t npages) {
+    if (!is_inside(h, base, npages)) return PYMEM_OK; /* for restore_span to complain of */
+    for (uint64_t i = page_of(h, base); i < page_of(h, base) + npages && i < h->cur_page; i++)
+        if (h->arenas[i / ARENA_PAGES][i % ARENA_PAGES])
+            return fail(h, PYMEM_EFORMAT, "the span at 0x%llx overlaps another one", (unsigned long long)base);
+    return PYMEM_OK;
+}
+
 int restore_span(pymem_heap *h, uint64_t base, uint64_t npages, int kind, uint32_t span_class, mspan **out) {
-    bool sane = base >= h->config.arena_base && base % PAGE_SIZE == 0 && npages && npages <= h->config.address_space >> PAGE_SHIFT;
+    bool sane = is_inside(h, base, npages);
     uint32_t sizeclass = span_class >> 1;
     if (kind == PYMEM_SPAN_HEAP && sizeclass)
         sane = sane && sizeclass < NUM_CLASSES && npages == size_classes_go()->npages[sizeclass];
-    uint64_t page = sane ? page_of(h, base) : 0;
-    if (!sane || page < h->padding)
+    if (!sane)
         return fail(h, PYMEM_EFORMAT, "a span of %llu pages and class %u at 0x%llx cannot be", (unsigned long long)npages, span_class,
                     (unsigned long long)base);
+    uint64_t page = page_of(h, base);
     int rc = map_to(h, page + npages);
     if (rc) return rc;
     vacate(h, page, npages);
@@ -74,8 +89,8 @@ int restore_span(pymem_heap *h, uint64_t base, uint64_t npages, int kind, uint32
 int restore_object(pymem_heap *h, uint64_t addr, uint32_t type, uint64_t *object) {
     mspan *s = mheap_span_of(h, addr);
     uint32_t i = s ? span_slot_of(s, addr) : 0;
-    if (!s || s->state != SPAN_IN_USE || i >= s->nelems)
-        return fail(h, PYMEM_EFORMAT, "the object at 0x%llx of the start heap is in no span", (unsigned long long)addr);
+    if (!s || s->state != SPAN_IN_USE || i >= s->nelems || s->base + i * s->elem_size != addr)
+        return fail(h, PYMEM_EFORMAT, "the object at 0x%llx of the start heap is in no slot of a span", (unsigned long long)addr);
     int rc = span_set_type(h, s, i, type);
     if (rc) return rc;
     if (!bit_get(s->alloc_bits, i)) {
@@ -129,7 +144,8 @@ int restore_done(pymem_heap *h) {
         s->freeindex = (uint16_t)span_next_free(s); /* all below the first hole were handed out in order */
         if (s->sweepgen != h->sweepgen) continue; /* in its unswept set already */
         bool full = s->alloc_count == s->nelems;
-        mspan **cached = only && !full ? &only->cache->alloc[s->span_class] : NULL;
+        bool small = s->span_class >> 1; /* a large span is never cached, not even one whose object the record has missed */
+        mspan **cached = only && !full && small ? &only->cache->alloc[s->span_class] : NULL;
         if (cached && *cached != &empty_span) {
             (*cached)->sweepgen = h->sweepgen;
             (*cached)->count_before_cache = 0;
