@@ -131,9 +131,9 @@ int pymem_proc_destroy(pymem_heap *h, int32_t id) {
 /* ---- allocation ---- */
 
 static int size_check(pymem_heap *h, uint64_t size) {
-    if (size == 0) return fail(h, PYMEM_EINVAL, "an object of 0 bytes has no place: Go gives all of them one address");
+    if (size == 0) return fail(h, PYMEM_ESIZE, "an object of 0 bytes has no place: Go gives all of them one address");
     if (size > h->config.address_space)
-        return fail(h, PYMEM_EINVAL, "an object of %llu bytes is larger than the address space of %llu", (ull)size,
+        return fail(h, PYMEM_ESIZE, "an object of %llu bytes is larger than the address space of %llu", (ull)size,
                     (ull)h->config.address_space);
     return PYMEM_OK;
 }
@@ -180,7 +180,7 @@ int pymem_malloc_each(pymem_heap *h, int32_t id, const uint64_t *sizes, const ui
 
 static int stack_size_check(pymem_heap *h, uint64_t n) {
     bool good = n >= FIXED_STACK && !(n & (n - 1)) && n <= 1ull << 30;
-    return good ? PYMEM_OK : fail(h, PYMEM_EINVAL, "a stack has a power of two bytes from 2 KB to 1 GB, not %llu", (ull)n);
+    return good ? PYMEM_OK : fail(h, PYMEM_ESIZE, "a stack has a power of two bytes from 2 KB to 1 GB, not %llu", (ull)n);
 }
 
 int pymem_stack_alloc(pymem_heap *h, int32_t id, uint64_t n, int cached, uint64_t *addr) {
@@ -205,7 +205,7 @@ int pymem_manual_alloc(pymem_heap *h, int32_t id, uint64_t npages, int kind, uin
     mspan *s;
     int rc = get_proc(h, id, false, &p);
     if (!rc && (npages == 0 || kind < PYMEM_SPAN_WORKBUF || kind > PYMEM_SPAN_OTHER))
-        rc = fail(h, PYMEM_EINVAL, "a manual span has at least one page and is a work buffer or of another use");
+        rc = fail(h, PYMEM_ESIZE, "a manual span has at least one page and is a work buffer or of another use");
     if (!rc) rc = mheap_alloc_span(h, p, npages, kind, 0, &s);
     if (!rc) *addr = s->base;
     return leave(h, rc);
@@ -330,7 +330,7 @@ int pymem_persistent_alloc(pymem_heap *h, int32_t id, uint64_t size, uint64_t al
     int rc = get_proc(h, id, false, &p);
     if (!rc) rc = stat_check(h, stat);
     if (!rc && (size == 0 || size > 1ull << 40 || (align & (align - 1)) || align > PAGE_SIZE))
-        rc = fail(h, PYMEM_EINVAL, "persistent memory of %llu bytes aligned to %llu", (ull)size, (ull)align);
+        rc = fail(h, PYMEM_ESIZE, "persistent memory of %llu bytes aligned to %llu", (ull)size, (ull)align);
     if (!rc) persistent_alloc(h, p, size, align, stat);
     return leave(h, rc);
 }

@@ -7,7 +7,8 @@ enum pymem_status {
     PYMEM_OK = 0,
     PYMEM_ENOMEM,   /* this machine is out of memory (or a fault was injected); the heap is as before the call */
     PYMEM_ELIMIT,   /* the emulated address space is used up */
-    PYMEM_EINVAL,   /* an argument out of its range */
+    PYMEM_EINVAL,   /* no such processor or statistic, or not the time for this call */
+    PYMEM_ESIZE,    /* a size that nothing could serve */
     PYMEM_EADDRESS, /* not a live object of this heap */
     PYMEM_EBUSY,    /* another thread is inside this heap */
     PYMEM_ETHROW,   /* a broken invariant: the heap can no longer be trusted */

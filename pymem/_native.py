@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pymem import _core
 from pymem.errors import (
     AddressError,
+    ConfigError,
     CorruptHeapError,
     PymemError,
     RecordingError,
@@ -27,7 +28,8 @@ _BUSY = "this heap is in use by another thread: give each thread its own Runtime
 _EXCEPTIONS: dict[int, Callable[[str], Exception]] = {
     lib.PYMEM_ENOMEM: MemoryError,
     lib.PYMEM_ELIMIT: MemoryError,
-    lib.PYMEM_EINVAL: SizeError,
+    lib.PYMEM_EINVAL: ConfigError,
+    lib.PYMEM_ESIZE: SizeError,
     lib.PYMEM_EADDRESS: AddressError,
     lib.PYMEM_EBUSY: ThreadError,
     lib.PYMEM_ETHROW: CorruptHeapError,
