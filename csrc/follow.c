@@ -439,7 +439,7 @@ static int do_row(pymem_follow *f) {
     case TRACE_OBJECT_FREE: return on_freed(f, f->rows.a[f->row]);
     case TRACE_SPAN_ALLOC: return on_span_alloc(f);
     case TRACE_SPAN_FREE: return on_span_free(f);
-    case TRACE_GC_BEGIN: return on_gc_begin(f, p);
+    case TRACE_GC_BEGIN: return begin_cycle(f, p, f->rows.c[f->row] == 1);
     case TRACE_GC_END: return on_gc_end(f, p);
     case TRACE_SWEEP_BEGIN: v->in_sweep = true; return PYMEM_OK;
     case TRACE_SWEEP_END: v->in_sweep = false; return PYMEM_OK;
