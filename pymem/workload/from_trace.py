@@ -33,6 +33,7 @@ _PAGE_SHIFT = 13
 _TINY_SPAN_CLASS = 5
 _HEADER, _HEADER_MIN = 8, 512
 _STACK = 1
+_MAX_PROCS = 4096
 _KINDS = (
     EventKind.OBJECT_ALLOC, EventKind.OBJECT_FREE, EventKind.OBJECT, EventKind.SPAN_ALLOC, EventKind.SPAN_FREE,
     EventKind.SPAN, EventKind.GC_BEGIN, EventKind.GC_END, EventKind.STW_BEGIN, EventKind.STW_END, EventKind.SWEEP_BEGIN,
@@ -48,9 +49,29 @@ def read_object_trace(path: str | os.PathLike[str]) -> Trace:
             f"{path}: this trace has no allocation events: record it again with GODEBUG=traceallocfree=1 "
             "(`pymem record -- COMMAND` sets it; Go 1.23 or newer)"
         )
-    if not np.any(trace.kind == EventKind.SPAN) and not np.any(trace.kind == EventKind.SPAN_ALLOC):
+    spans = (trace.kind == EventKind.SPAN) | (trace.kind == EventKind.SPAN_ALLOC)
+    if not np.any(spans):
         raise TraceError(f"{path}: this trace has no spans: its first generation is missing; record it again")
+    bad = np.flatnonzero(spans & ~_possible(trace))
+    if len(bad):
+        row = int(bad[0])
+        raise TraceError(
+            f"{path}: event {row:,}: a span of {trace.b[row]:,} pages, kind and class {trace.c[row]}, at "
+            f"{trace.a[row]:#x} cannot be: the trace is damaged, record it again"
+        )
     return trace
+
+
+def _possible(trace: Trace) -> npt.NDArray[np.bool_]:
+    """Tell which rows, taken as spans, have a class, its number of pages, and an address that Go uses."""
+    table = size_classes()["pages"]
+    size_class = trace.c >> 2
+    known = (trace.c == 1) | ((trace.c & 1 == 0) & (size_class < len(table)))
+    want = table[np.minimum(size_class, len(table) - 1)]
+    pages = np.where(size_class > 0, trace.b == want, trace.b > 0)
+    placed = (trace.a >= _ARENA) & (trace.a < 1 << 47) & (trace.a % (1 << _PAGE_SHIFT) == 0)
+    possible: npt.NDArray[np.bool_] = known & pages & placed
+    return possible
 
 
 def heap_base(trace: Trace) -> tuple[int, int]:
@@ -62,9 +83,12 @@ def heap_base(trace: Trace) -> tuple[int, int]:
 
 
 def procs_of(trace: Trace) -> int:
-    """Return the largest GOMAXPROCS of the trace."""
+    """Return the largest GOMAXPROCS of the trace. Raises `TraceError` for one that no machine has."""
     said = trace.a[trace.kind == EventKind.PROCS_CHANGE]
-    return int(max(said.max(initial=1), trace.p.max(initial=0) + 1))
+    procs = int(max(said.max(initial=1), trace.p.max(initial=0) + 1))
+    if procs > _MAX_PROCS:
+        raise TraceError(f"the trace speaks of {procs:,} processors: it is damaged, record it again")
+    return procs
 
 
 def workload_from_trace(path: str | os.PathLike[str]) -> Workload:
@@ -140,7 +164,8 @@ class _Converter:
     def _span_of(self, at: Ints) -> tuple[Array, Array]:
         """Span class and pages of the span that each object lies in, by the record, -1 for none."""
         spans = self.at(EventKind.SPAN, EventKind.SPAN_ALLOC)
-        pages = np.minimum(self.trace.b[spans].astype(np.int64), 1 << 24)
+        small = self.trace.c[spans] > 2  # what is in a larger span begins in its first page
+        pages = np.where(small, self.trace.b[spans], 1).astype(np.int64)
         owner = np.repeat(np.arange(len(spans)), pages)
         offset = np.arange(len(owner)) - np.repeat(np.cumsum(pages) - pages, pages)
         page = (self.trace.a[spans] >> np.uint64(_PAGE_SHIFT)).astype(np.int64)[owner] + offset
@@ -249,6 +274,8 @@ class _Converter:
 
     def _cycles(self) -> None:
         begin, end = self.at(EventKind.GC_BEGIN), self.at(EventKind.GC_END)
+        if len(end) and (not len(begin) or end[0] < begin[0]):  # the trace began amid a cycle
+            begin = np.insert(begin, 0, self._start_end())
         self.rows.add(Event.SWEEP_DONE, begin)
         self.rows.add(Event.FLIP, end, rank=1)
         self._flush_all(end, 2)
