@@ -303,12 +303,9 @@ int pymem_sweep_span(pymem_heap *h, int32_t id, uint64_t base) {
 int pymem_sweep_all(pymem_heap *h, int32_t id, uint64_t *spans) {
     ENTER(h);
     proc *p;
-    mspan *s;
-    uint64_t base;
     *spans = 0;
     int rc = get_proc(h, id, false, &p);
-    while (!rc && !(rc = sweep_one(h, p, &s, &base)) && base) ++*spans;
-    return leave(h, rc);
+    return leave(h, rc ? rc : sweep_all(h, p, spans));
 }
 
 int pymem_pace_sweeper(pymem_heap *h, uint64_t trigger) {
@@ -387,7 +384,7 @@ int pymem_spans(pymem_heap *h, uint64_t from_addr, pymem_span_info *out, uint64_
     uint64_t page = from_addr > h->config.arena_base ? page_of(h, from_addr) : 0;
     *n = 0;
     while (page < h->cur_page && *n < cap) {
-        const mspan *s = h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+        const mspan *s = span_at(h, page);
         if (s) describe_span(h, s, &out[(*n)++]);
         page += s ? s->npages : 1;
     }
@@ -446,7 +443,7 @@ int pymem_type_use(pymem_heap *h, uint64_t *objects, uint64_t *bytes, uint32_t n
     memset(objects, 0, ntypes * sizeof *objects);
     memset(bytes, 0, ntypes * sizeof *bytes);
     for (const mspan_slab *slab = h->slabs; slab; slab = slab->next)
-        for (int i = 0; i < 64; i++)
+        for (int i = 0; i < SLAB_SPANS; i++)
             if (slab->spans[i].state == SPAN_IN_USE) add_type_use(&slab->spans[i], objects, bytes, ntypes);
     return leave(h, PYMEM_OK);
 }

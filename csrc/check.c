@@ -63,7 +63,7 @@ static int check_stack_span(pymem_heap *h, const mspan *s) {
 static int check_span(pymem_heap *h, const mspan *s, tally *sum) {
     uint64_t page = page_of(h, s->base), bytes = s->npages << PAGE_SHIFT;
     for (uint64_t i = page; i < page + s->npages; i++) {
-        MUST(i < h->cur_page && h->arenas[i / ARENA_PAGES][i % ARENA_PAGES] == s, "page %llu is not its span's", (ull)i);
+        MUST(i < h->cur_page && span_at(h, i) == s, "page %llu is not its span's", (ull)i);
         const chunk *c = &h->pages.chunks[i / CHUNK_PAGES];
         MUST(c->alloc[i % CHUNK_PAGES / 64] >> (i & 63) & 1, "page %llu of a span is free", (ull)i);
         MUST(!(c->scav[i % CHUNK_PAGES / 64] >> (i & 63) & 1), "page %llu of a span is scavenged", (ull)i);
@@ -81,7 +81,7 @@ static int check_span(pymem_heap *h, const mspan *s, tally *sum) {
 
 static int check_spans(pymem_heap *h, tally *sum) {
     for (mspan_slab *slab = h->slabs; slab; slab = slab->next) {
-        for (int i = 0; i < 64; i++) {
+        for (int i = 0; i < SLAB_SPANS; i++) {
             const mspan *s = &slab->spans[i];
             for (int parity = 0; parity < 2; parity++)
                 if (s->in_set[parity]) sum->sets[s->set_class[parity]][s->in_set[parity] == 2][parity]++;
@@ -134,7 +134,7 @@ static int check_pages(pymem_heap *h, tally *sum) {
     for (uint64_t i = skipped; i < h->cur_page; i++) {
         const chunk *c = &h->pages.chunks[i / CHUNK_PAGES];
         bool used = c->alloc[i % CHUNK_PAGES / 64] >> (i & 63) & 1, scav = c->scav[i % CHUNK_PAGES / 64] >> (i & 63) & 1;
-        bool spanned = h->arenas[i / ARENA_PAGES][i % ARENA_PAGES] != NULL, cached_scav = false;
+        bool spanned = span_at(h, i) != NULL, cached_scav = false;
         bool cached = !spanned && used && in_page_cache(h, i, &cached_scav);
         MUST(used || !spanned, "page %llu has a span but is free", (ull)i);
         bool leaving = !spanned && used && is_scavenging(h, i);

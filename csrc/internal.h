@@ -30,7 +30,8 @@ enum {
     NUM_LARGE_STACKS = 48 - PAGE_SHIFT,
     MSPAN_CACHE = 128,          /* mspan structs a proc keeps; refilled by half */
     SPAN_BITS_MAX = 1024 / 8,   /* bytes of the longest slot bitmap: 1,024 slots of 8 bytes */
-    MAX_SUMMARY_LEVELS = 8
+    MAX_SUMMARY_LEVELS = 8,
+    SLAB_SPANS = 64             /* mspan structs allocated at a time */
 };
 
 #define NO_PAGE UINT64_MAX
@@ -128,7 +129,7 @@ typedef struct { uint64_t page, npages; } page_run;
 
 /* A slab of mspan structs; they are never given back before the heap is. */
 typedef struct mspan_slab mspan_slab;
-struct mspan_slab { mspan_slab *next; mspan spans[64]; };
+struct mspan_slab { mspan_slab *next; mspan spans[SLAB_SPANS]; };
 
 typedef struct kept_block kept_block; /* os.c */
 
@@ -278,6 +279,8 @@ int mheap_alloc_span(pymem_heap *h, proc *p, uint64_t npages, int kind, uint32_t
 int mheap_span_at(pymem_heap *h, proc *p, uint64_t page, uint64_t npages, int kind, uint32_t span_class, mspan **out);
 int mheap_grow(pymem_heap *h, proc *p, uint64_t npages);
 void mheap_free_span(pymem_heap *h, proc *p, mspan *s);
+static inline mspan *span_at(const pymem_heap *h, uint64_t page) { return h->arenas[page / ARENA_PAGES][page % ARENA_PAGES]; }
+static inline bool uses_page_cache(uint64_t npages) { return npages < PAGE_CACHE_PAGES / 4; }
 mspan *mheap_span_of(const pymem_heap *h, uint64_t addr); /* NULL: no span there */
 uint64_t page_of(const pymem_heap *h, uint64_t addr);
 uint64_t page_addr(const pymem_heap *h, uint64_t page);
@@ -297,6 +300,7 @@ int swept_parity(const pymem_heap *h);
 /* ---- mgcsweep.c ---- */
 int sweep_span(pymem_heap *h, proc *p, mspan *s, bool preserve, bool *freed);
 int sweep_one(pymem_heap *h, proc *p, mspan **swept, uint64_t *base); /* base 0: nothing left */
+int sweep_all(pymem_heap *h, proc *p, uint64_t *spans); /* spans swept; may be NULL */
 bool sweep_acquire(pymem_heap *h, mspan *s);
 int deduct_sweep_credit(pymem_heap *h, proc *p, uint64_t span_bytes, uint64_t caller_pages);
 int reclaim(pymem_heap *h, proc *p, uint64_t npages);
@@ -340,7 +344,6 @@ int heap_declare_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n, uint64_t
 void heap_undeclare_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n);
 int span_kill_slot(pymem_heap *h, mspan *s, uint32_t slot);
 int span_set_type(pymem_heap *h, mspan *s, uint32_t slot, uint32_t type);
-int span_tiny_table(pymem_heap *h, mspan *s); /* s->tiny_live is there */
 uint64_t span_object_addr(const mspan *s, uint32_t slot);
 
 /* ---- restore.c ---- */
@@ -350,6 +353,7 @@ int restore_object(pymem_heap *h, uint64_t addr, uint32_t type, uint64_t *object
 void restore_unswept(pymem_heap *h);
 int restore_done(pymem_heap *h);
 int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint32_t span_class, uint32_t slot);
+void restore_claim_page(pymem_heap *h, proc *p, uint64_t base);
 void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages);
 int restore_page_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages);
 void restore_large(pymem_heap *h, proc *p, mspan *s);

@@ -26,7 +26,7 @@ static int type_table(pymem_heap *h, mspan *s) {
     return rc;
 }
 
-int span_tiny_table(pymem_heap *h, mspan *s) {
+static int tiny_table(pymem_heap *h, mspan *s) {
     void *t = s->tiny_live;
     int rc = table_for_slots(h, &t, s->nelems * sizeof *s->tiny_live);
     s->tiny_live = t;
@@ -106,7 +106,7 @@ static int tiny_open(pymem_heap *h, proc *p, uint64_t size, uint32_t type, uint6
     mspan *s;
     uint32_t i;
     int rc = next_slot(h, p, TINY_SPAN_CLASS, &s, &i);
-    if (!rc) rc = span_tiny_table(h, s);
+    if (!rc) rc = tiny_table(h, s);
     if (!rc && type) rc = type_table(h, s);
     if (rc) return rc;
     take_slot(s, i);

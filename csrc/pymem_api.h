@@ -346,10 +346,10 @@ typedef struct {
 
 typedef struct {
     uint64_t allocations, matched, learned; /* learned: who held which span at the start, not told by a trace of several Ps */
-    uint64_t tiny;                          /* of the matched: parts of a tiny block that is there already */
+    uint64_t tiny;                          /* parts of a tiny block that is there already: nothing to predict */
     uint64_t manual, manual_matched;        /* spans for stacks and the collector */
     uint64_t unknown;                       /* allocations in no recorded span */
-    uint64_t cycles, forced, evicted;
+    uint64_t cycles, forced;
 } pymem_follow_counts;
 
 typedef struct pymem_follow pymem_follow;

@@ -188,15 +188,6 @@ static int do_sweep_in(pymem_replay *r, const event *e) {
     return rc;
 }
 
-static int do_sweep_all(pymem_replay *r, proc *p) {
-    for (;;) {
-        mspan *s;
-        uint64_t base;
-        int rc = sweep_one(r->h, p, &s, &base);
-        if (rc || !base) return rc;
-    }
-}
-
 /* Pages go to the OS in two steps: taken out, so that nobody gets them meanwhile, and put back. */
 static void do_scavenge(pymem_heap *h, const event *e) {
     uint64_t page = page_of(h, e->object);
@@ -407,7 +398,7 @@ static int do_row(pymem_replay *r, const event *e) {
     case PYMEM_EV_FLIP: return do_flip(r);
     case PYMEM_EV_SWEEP: return do_sweep(r, e, p);
     case PYMEM_EV_SWEEP_IN: return do_sweep_in(r, e);
-    case PYMEM_EV_SWEEP_ALL: return do_sweep_all(r, p);
+    case PYMEM_EV_SWEEP_ALL: return sweep_all(h, p, NULL);
     case PYMEM_EV_GC_END: return do_gc_end(r, e, p);
     case PYMEM_EV_PROC_NEW: return proc_new(h, &id);
     case PYMEM_EV_PROC_DESTROY: return proc_destroy(h, p, (int32_t)e->object);

@@ -49,7 +49,7 @@ static void evict(pymem_heap *h, mspan *s) {
 /* Pages [page, page + n) are free in the page allocator afterwards, whoever had them. */
 static void vacate(pymem_heap *h, uint64_t page, uint64_t npages) {
     for (uint64_t i = page; i < page + npages; i++) {
-        mspan *s = h->arenas[i / ARENA_PAGES][i % ARENA_PAGES];
+        mspan *s = span_at(h, i);
         if (s) evict(h, s);
         else if (take_from_caches(h, i)) page_alloc_free(&h->pages, i, 1);
     }
@@ -65,7 +65,7 @@ static bool is_inside(const pymem_heap *h, uint64_t base, uint64_t npages) {
 int restore_is_vacant(pymem_heap *h, uint64_t base, uint64_t npages) {
     if (!is_inside(h, base, npages)) return PYMEM_OK; /* for restore_span to complain of */
     for (uint64_t i = page_of(h, base); i < page_of(h, base) + npages && i < h->cur_page; i++)
-        if (h->arenas[i / ARENA_PAGES][i % ARENA_PAGES])
+        if (span_at(h, i))
             return fail(h, PYMEM_EFORMAT, "the span at 0x%llx overlaps another one", (unsigned long long)base);
     return PYMEM_OK;
 }
@@ -116,7 +116,7 @@ static void count_restored(pymem_heap *h, const mspan *s) {
  * unswept too, but will give nothing back.) Call before restore_done. */
 void restore_unswept(pymem_heap *h) {
     for (uint64_t page = h->padding; page < h->cur_page;) {
-        mspan *s = h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+        mspan *s = span_at(h, page);
         page += s ? s->npages : 1;
         if (!s || s->state != SPAN_IN_USE) continue;
         bool dead = s->dead_bits != NULL;
@@ -136,7 +136,7 @@ void restore_unswept(pymem_heap *h) {
 int restore_done(pymem_heap *h) {
     proc *only = h->nprocs == 1 ? h->procs[0] : NULL;
     for (uint64_t page = h->padding; page < h->cur_page;) {
-        mspan *s = h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+        mspan *s = span_at(h, page);
         page += s ? s->npages : 1;
         if (!s || s->state != SPAN_IN_USE) continue;
         count_restored(h, s);
@@ -200,13 +200,28 @@ static void drop_lower_runs(pymem_heap *h, page_cache *c, uint64_t page, uint64_
     }
 }
 
+/* Reality's p takes a page that here another proc holds: the two were mixed up, so they change blocks. Call before the
+ * page is taken. */
+void restore_claim_page(pymem_heap *h, proc *p, uint64_t base) {
+    uint64_t page = page_of(h, base);
+    for (int32_t i = 0; i < h->nprocs; i++) {
+        proc *other = h->procs[i];
+        bool holds = other && other != p && other->pages.page == (page & ~63ull) && other->pages.cache >> (page & 63) & 1;
+        if (!holds) continue;
+        page_cache mine = p->pages;
+        p->pages = other->pages;
+        other->pages = mine;
+        if (mine.page != p->pages.page) return;
+        p->pages.cache |= mine.cache; /* parts of one block: p has all of it */
+        p->pages.scav |= mine.scav;
+        other->pages = (page_cache){0};
+        return;
+    }
+}
+
 /* The proc's page cache must have held this block, as its new span lies there. */
 void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages) {
     uint64_t page = page_of(h, base);
-    for (int32_t i = 0; i < h->nprocs; i++) {
-        bool others = h->procs[i] && h->procs[i] != p && h->procs[i]->pages.page == (page & ~63ull) && h->procs[i]->pages.cache;
-        if (others) return;
-    }
     if (!p->pages.cache || (page & ~63ull) != p->pages.page) {
         page_cache_flush(&h->pages, &p->pages);
         page_cache_fill_block(&h->pages, &p->pages, page & ~63ull);
@@ -217,8 +232,10 @@ void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages)
 /* The same, before the span is taken: the proc holds the free pages of this block. */
 int restore_page_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages) {
     int rc = map_to(h, page_of(h, base) + 1);
-    if (!rc) restore_adopt_block(h, p, base, npages);
-    return rc;
+    if (rc) return rc;
+    restore_claim_page(h, p, base);
+    restore_adopt_block(h, p, base, npages);
+    return PYMEM_OK;
 }
 
 /* A large object that is at s in reality. */
@@ -236,9 +253,10 @@ void restore_drop(pymem_heap *h, mspan *s) { evict(h, s); }
 int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint32_t span_class, uint32_t slot) {
     mspan *s = mheap_span_of(h, base);
     if (!s || s->base != base || s->state != SPAN_IN_USE || s->span_class != span_class) {
+        if (uses_page_cache(npages)) restore_claim_page(h, p, base);
         int rc = restore_span(h, base, npages, PYMEM_SPAN_HEAP, span_class, &s);
         if (rc) return rc;
-        if (npages < PAGE_CACHE_PAGES / 4) restore_adopt_block(h, p, base, npages);
+        if (uses_page_cache(npages)) restore_adopt_block(h, p, base, npages);
     }
     bool freed;
     if (sweep_acquire(h, s)) {

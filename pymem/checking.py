@@ -73,6 +73,10 @@ class Check:
     happen as recorded, and after a wrong prediction the recorded span is taken over."""
     misses: tuple[Miss, ...]
     """The first 64."""
+    tiny: int
+    """Of a trace: parts of tiny blocks that were there already, so there was nothing to predict; not among `allocations`."""
+    unknown: int
+    """Of a trace: allocations in no recorded span; neither."""
     learned: int
     """Allocations that showed what a trace of several Ps does not tell of its start; not counted as predictions."""
     spans: int
@@ -154,6 +158,8 @@ def _check_workload(workload: Workload, mode: str, progress: Callable[[int, int]
         matched=total("matched", Event.ALLOC),
         mode=mode,
         misses=misses,
+        tiny=0,
+        unknown=0,
         learned=0,
         spans=total("compared", *spans),
         spans_matched=total("matched", *spans),
@@ -292,6 +298,8 @@ def _check_trace(trace: Trace, mode: str, progress: Callable[[int, int], None] |
             matched=counts.matched,
             mode=mode,
             misses=tuple(_trace_miss(heap, trace, m) for m in follower.misses()),
+            tiny=counts.tiny,
+            unknown=counts.unknown,
             learned=counts.learned,
             spans=counts.manual,
             spans_matched=counts.manual_matched,
