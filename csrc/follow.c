@@ -143,18 +143,22 @@ static int remember(pymem_follow *f, proc_view *v, uint64_t base) {
     return PYMEM_OK;
 }
 
-/* Before an allocation of a class the spans announced on its way are swept, but for those of its own class: those the
- * refill itself will come upon. */
+/* Before an allocation of a class the spans announced on its way are swept. One of its own class is what the refill
+ * came upon, unless one that was swept before waits: in which order the unswept ones wait, the record alone knows. */
 static int sweep_remembered(pymem_follow *f, proc *p, proc_view *v, uint32_t span_class) {
+    pymem_heap *h = f->h;
+    mspan *own = NULL;
     for (uint64_t i = 0; i < v->n; i++) {
-        mspan *s = mheap_span_of(f->h, v->spans[i]);
-        if (!s || !unswept(f->h, s)) continue;
+        mspan *s = mheap_span_of(h, v->spans[i]);
+        if (!s || !unswept(h, s)) continue;
         bool refills = span_class > 1 && s->span_class == span_class && span_count_marks(s);
+        if (refills && !own) own = s;
         int rc = refills ? PYMEM_OK : sweep_announced(f, p, s);
         if (rc) return rc;
     }
+    bool waiting = span_class > 1 && set_swept(h, span_class, false)->first;
     v->n = 0;
-    return PYMEM_OK;
+    return own && !v->grew && !waiting && unswept(h, own) ? restore_use(h, p, own) : PYMEM_OK;
 }
 
 static int on_freed(pymem_follow *f, uint64_t addr) {
