@@ -159,19 +159,24 @@ static int remember(pymem_follow *f, proc_view *v, uint64_t base) {
     return PYMEM_OK;
 }
 
-/* Before an allocation of a class the spans announced on its way are swept, but for those of its own class that were not
- * given back: those the refill itself comes upon, and keeps. */
+/* Before an allocation of a class the spans announced on its way are swept. One of its own class that was not given back
+ * is what the refill came upon, unless one that was swept before waits: in which order the unswept ones wait, the record
+ * alone knows. */
 static int sweep_remembered(pymem_follow *f, proc *p, proc_view *v, uint32_t span_class) {
+    pymem_heap *h = f->h;
+    mspan *own = NULL;
     for (uint64_t i = 0; i < v->n; i++) {
         bool given_back = v->spans[i] & GIVEN_BACK;
-        mspan *s = mheap_span_of(f->h, v->spans[i] & ~(uint64_t)GIVEN_BACK);
-        if (!s || !unswept(f->h, s)) continue;
+        mspan *s = mheap_span_of(h, v->spans[i] & ~(uint64_t)GIVEN_BACK);
+        if (!s || !unswept(h, s)) continue;
         bool refills = span_class > 1 && s->span_class == span_class && !given_back;
+        if (refills && !own) own = s;
         int rc = refills ? PYMEM_OK : sweep_announced(f, p, s);
         if (rc) return rc;
     }
+    bool waiting = span_class > 1 && set_swept(h, span_class, false)->first;
     v->n = 0;
-    return PYMEM_OK;
+    return own && !v->grew && !waiting && unswept(h, own) ? restore_use(h, p, own) : PYMEM_OK;
 }
 
 /* A sweep frees the object at addr or (given_back) the whole span there. */

@@ -352,6 +352,7 @@ int restore_is_vacant(pymem_heap *h, uint64_t base, uint64_t npages);
 int restore_object(pymem_heap *h, uint64_t addr, uint32_t type, uint64_t *object);
 void restore_unswept(pymem_heap *h);
 int restore_done(pymem_heap *h);
+int restore_use(pymem_heap *h, proc *p, mspan *s);
 int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint32_t span_class, uint32_t slot);
 void restore_claim_page(pymem_heap *h, proc *p, uint64_t base);
 void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages);

@@ -249,6 +249,29 @@ void restore_large(pymem_heap *h, proc *p, mspan *s) {
 
 void restore_drop(pymem_heap *h, mspan *s) { evict(h, s); }
 
+/* The proc allocates the span's class from it from now on, whoever had it before. */
+int restore_use(pymem_heap *h, proc *p, mspan *s) {
+    bool freed;
+    if (sweep_acquire(h, s)) {
+        int rc = sweep_span(h, p, s, true, &freed);
+        if (rc) return rc;
+    }
+    mspan *old = p->cache->alloc[s->span_class];
+    if (old == s) return PYMEM_OK;
+    if (old != &empty_span) {
+        h->small_allocs[s->span_class >> 1] += (uint64_t)(old->alloc_count - old->count_before_cache);
+        old->count_before_cache = 0;
+        old->sweepgen = h->sweepgen;
+        span_set_push(h, p, old, old->alloc_count == old->nelems);
+    }
+    uncache_everywhere(h, s);
+    span_set_remove(h, s, swept_parity(h));
+    s->count_before_cache = s->alloc_count;
+    p->cache->alloc[s->span_class] = s;
+    s->sweepgen = h->sweepgen + 3;
+    return PYMEM_OK;
+}
+
 /* The proc allocates this class from the span at base now, and has just taken the slot there. */
 int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint32_t span_class, uint32_t slot) {
     mspan *s = mheap_span_of(h, base);
@@ -258,25 +281,8 @@ int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint3
         if (rc) return rc;
         if (uses_page_cache(npages)) restore_adopt_block(h, p, base, npages);
     }
-    bool freed;
-    if (sweep_acquire(h, s)) {
-        int rc = sweep_span(h, p, s, true, &freed);
-        if (rc) return rc;
-    }
-    mspan *old = p->cache->alloc[span_class];
-    if (old != s && old != &empty_span) {
-        h->small_allocs[span_class >> 1] += (uint64_t)(old->alloc_count - old->count_before_cache);
-        old->count_before_cache = 0;
-        old->sweepgen = h->sweepgen;
-        span_set_push(h, p, old, old->alloc_count == old->nelems);
-    }
-    if (old != s) {
-        uncache_everywhere(h, s);
-        span_set_remove(h, s, swept_parity(h));
-        s->count_before_cache = s->alloc_count;
-        p->cache->alloc[span_class] = s;
-        s->sweepgen = h->sweepgen + 3;
-    }
+    int rc = restore_use(h, p, s);
+    if (rc) return rc;
     if (slot < s->freeindex) return PYMEM_OK; /* taken already, as far as the emulator knows */
     for (uint32_t i = s->freeindex; i <= slot; i++) /* allocation goes upwards: what lies below is taken */
         if (!bit_get(s->alloc_bits, i)) s->alloc_count++;
