@@ -74,7 +74,7 @@ class Check:
     misses: tuple[Miss, ...]
     """The first 64."""
     tiny: int
-    """Of a trace: parts of tiny blocks that were there already, so there was nothing to predict; not among `allocations`."""
+    """Of a trace: parts of tiny blocks that were there already: nothing to predict, and not among `allocations`."""
     unknown: int
     """Of a trace: allocations in no recorded span; neither."""
     learned: int

@@ -41,7 +41,9 @@ class Tracer:
 
     def _output(self) -> Path:
         self.made += 1
-        return self.folder / f"{os.getpid()}-{self.made}.trace"  # a name used before is a build that is cached
+        return (
+            self.folder / f"{os.getpid()}-{self.made}.trace"
+        )  # a name used before is a build that is cached
 
     def _build(self, binary: Path, *command: str) -> Path:
         if not binary.exists():
