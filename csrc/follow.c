@@ -20,9 +20,10 @@ typedef struct {
 } rec_page;
 
 typedef struct {
-    uint64_t *spans, n, cap;  /* announced by frees inside a sweep that an allocation makes; swept before the allocation */
-    bool in_sweep;            /* between SWEEP_BEGIN and SWEEP_END */
-    bool grew;                /* a fresh span was recorded since the last allocation */
+    uint64_t *spans, n,
+        cap;       /* announced by frees inside a sweep that an allocation makes; swept before the allocation */
+    bool in_sweep; /* between SWEEP_BEGIN and SWEEP_END */
+    bool grew;     /* a fresh span was recorded since the last allocation */
     uint8_t seen[NUM_SPAN_CLASSES], seen_pages; /* what of this proc's start is known by now */
 } proc_view;
 
@@ -31,7 +32,7 @@ struct pymem_follow {
     pymem_trace_rows rows;
     uint64_t row, stats_reason;
     bool repair, started, begun, sweep_due; /* begun: between GC_BEGIN and GC_END */
-    rec_page **arenas; /* [arena][page]; NULL where the record has nothing */
+    rec_page **arenas;                      /* [arena][page]; NULL where the record has nothing */
     uint64_t narenas;
     uint16_t epoch;   /* flushes so far, never 0 */
     proc_view *procs; /* [nprocs + 1]; the last for threads without a P */
@@ -49,7 +50,9 @@ static int map_arena(pymem_follow *f, uint64_t arena) {
     return f->arenas[arena] ? PYMEM_OK : fail(f->h, PYMEM_ENOMEM, "no memory for the record's map of pages");
 }
 
-static rec_page *rec_at(const pymem_follow *f, uint64_t page) { return &f->arenas[page / ARENA_PAGES][page % ARENA_PAGES]; }
+static rec_page *rec_at(const pymem_follow *f, uint64_t page) {
+    return &f->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+}
 static uint32_t rec_class(const rec_page *r) { return (uint32_t)(r->code - 1) >> 1; }
 
 static void fill_page(rec_page *r, uint32_t back, uint32_t npages, uint16_t code) {
@@ -91,8 +94,8 @@ static int span_check(const pymem_follow *f, uint64_t base, uint64_t npages, uin
     bool known = kindclass == 1 || (!(kindclass & 1) && sizeclass < NUM_CLASSES);
     bool sized = !sizeclass || !known || npages == size_classes_go()->npages[sizeclass];
     if (fits && known && sized) return PYMEM_OK;
-    return fail(h, PYMEM_EFORMAT, "a span of %llu pages, kind and class %u, at 0x%llx cannot be", (unsigned long long)npages,
-                kindclass, (unsigned long long)base);
+    return fail(h, PYMEM_EFORMAT, "a span of %llu pages, kind and class %u, at 0x%llx cannot be",
+                (unsigned long long)npages, kindclass, (unsigned long long)base);
 }
 
 static uint64_t rec_base(const pymem_follow *f, uint64_t addr, const rec_page *r) {
@@ -109,13 +112,16 @@ static proc *proc_at(pymem_follow *f, uint64_t row, proc_view **view) {
 }
 
 static void miss(pymem_follow *f, uint64_t got, uint64_t want, uint32_t kind) {
-    if (f->nmisses < MAX_MISSES) f->misses[f->nmisses++] = (pymem_miss){.row = f->row, .got = got, .want = want, .kind = kind};
+    if (f->nmisses < MAX_MISSES)
+        f->misses[f->nmisses++] = (pymem_miss){.row = f->row, .got = got, .want = want, .kind = kind};
 }
 
 /* ---- sweeping as the record lets it be seen ---- */
 
 static bool frees_something(const mspan *s) { return span_count_marks(s) < s->alloc_count; }
-static bool unswept(const pymem_heap *h, const mspan *s) { return s->state == SPAN_IN_USE && s->sweepgen == h->sweepgen - 2; }
+static bool unswept(const pymem_heap *h, const mspan *s) {
+    return s->state == SPAN_IN_USE && s->sweepgen == h->sweepgen - 2;
+}
 
 /* Is the span the first, in the order of sweeping, that frees something? Then all before it were swept in silence. */
 static bool is_next_in_turn(pymem_heap *h, const mspan *wanted) {
@@ -159,9 +165,9 @@ static int remember(pymem_follow *f, proc_view *v, uint64_t base) {
     return PYMEM_OK;
 }
 
-/* Before an allocation of a class the spans announced on its way are swept. One of its own class that was not given back
- * is what the refill came upon, unless one that was swept before waits: in which order the unswept ones wait, the record
- * alone knows. */
+/* Before an allocation of a class the spans announced on its way are swept. One of its own class that was not given
+ * back is what the refill came upon, unless one that was swept before waits: in which order the unswept ones wait, the
+ * record alone knows. */
 static int sweep_remembered(pymem_follow *f, proc *p, proc_view *v, uint32_t span_class) {
     pymem_heap *h = f->h;
     mspan *own = NULL;
@@ -312,7 +318,8 @@ static int repair_alloc(pymem_follow *f, proc *p, uint64_t got, bool fresh, uint
     uint32_t span_class = rec_class(r);
     restore_undo(h, p, got, fresh);
     if (span_class >> 1)
-        return restore_cached(h, p, base, r->npages, span_class, (uint32_t)((want - base) / size_classes_go()->size[span_class >> 1]));
+        return restore_cached(h, p, base, r->npages, span_class,
+                              (uint32_t)((want - base) / size_classes_go()->size[span_class >> 1]));
     mspan *s;
     int rc = restore_span(h, base, r->npages, PYMEM_SPAN_HEAP, span_class, &s);
     if (!rc) restore_large(h, p, s);
@@ -326,7 +333,8 @@ static bool learn_span(pymem_follow *f, proc *p, proc_view *v, uint64_t want, co
     v->seen[span_class] = 1;
     uint64_t base = rec_base(f, want, r);
     mspan *s = mheap_span_of(f->h, base);
-    if (!s || s->base != base || s->span_class != span_class || p->cache->alloc[span_class] != &empty_span) return false;
+    if (!s || s->base != base || s->span_class != span_class || p->cache->alloc[span_class] != &empty_span)
+        return false;
     *rc = restore_cached(f->h, p, base, r->npages, span_class, (uint32_t)((want - base) / s->elem_size));
     f->counts.learned++;
     return true;
@@ -424,7 +432,9 @@ static int start_spans(pymem_follow *f) {
         mspan *s;
         int rc = span_check(f, t->a[i], t->b[i], t->c[i]);
         if (!rc) rc = map_set(f, t->a[i], t->b[i], t->c[i] + 1u);
-        if (!rc) rc = restore_span(f->h, t->a[i], t->b[i], manual ? PYMEM_SPAN_STACK : PYMEM_SPAN_HEAP, manual ? 0 : t->c[i] >> 1, &s);
+        if (!rc)
+            rc = restore_span(f->h, t->a[i], t->b[i], manual ? PYMEM_SPAN_STACK : PYMEM_SPAN_HEAP,
+                              manual ? 0 : t->c[i] >> 1, &s);
         if (rc) return rc;
     }
     return PYMEM_OK;
@@ -493,10 +503,12 @@ int follow_run(pymem_follow *f, uint64_t rows, int *done) {
 
 pymem_heap *follow_heap(const pymem_follow *f) { return f->h; }
 
-int pymem_follow_new(pymem_heap *h, const pymem_trace_rows *rows, uint64_t stats_reason, int repair, pymem_follow **out) {
+int pymem_follow_new(pymem_heap *h, const pymem_trace_rows *rows, uint64_t stats_reason, int repair,
+                     pymem_follow **out) {
     pymem_follow *f = *out = os_alloc(h, sizeof *f);
     if (!f) return fail(h, PYMEM_ENOMEM, "no memory for a follower");
-    *f = (pymem_follow){.h = h, .rows = *rows, .stats_reason = stats_reason, .repair = repair, .epoch = 1, .nprocs = h->nprocs};
+    *f = (pymem_follow){
+        .h = h, .rows = *rows, .stats_reason = stats_reason, .repair = repair, .epoch = 1, .nprocs = h->nprocs};
     f->narenas = (h->config.address_space >> PAGE_SHIFT) / ARENA_PAGES;
     f->arenas = os_alloc(h, f->narenas * sizeof *f->arenas);
     f->procs = os_alloc(h, ((size_t)h->nprocs + 1) * sizeof *f->procs);
@@ -507,7 +519,8 @@ int pymem_follow_new(pymem_heap *h, const pymem_trace_rows *rows, uint64_t stats
 }
 
 static void free_arena(pymem_heap *h, rec_page *arena) {
-    for (uint64_t i = 0; arena && i < ARENA_PAGES; i++) os_free(h, arena[i].opened, TINY_SLOTS * sizeof *arena[i].opened);
+    for (uint64_t i = 0; arena && i < ARENA_PAGES; i++)
+        os_free(h, arena[i].opened, TINY_SLOTS * sizeof *arena[i].opened);
     os_free(h, arena, ARENA_PAGES * sizeof *arena);
 }
 

@@ -216,7 +216,8 @@ static inline int runs_malloc(pymem_heap *h, proc *p, slot_run *runs, const size
     return run_malloc(h, p, &runs[span_class], span_class, type, addr);
 }
 
-/* The next slot of a span class, or a large object of so many pages: for callers that know the class but not the size. */
+/* The next slot of a span class, or a large object of so many pages: for callers that know the class but not the size.
+ */
 int heap_malloc_class(pymem_heap *h, proc *p, uint32_t span_class, uint64_t npages, uint32_t type, uint64_t *addr) {
     if (span_class >> 1) return malloc_slot(h, p, span_class, type, addr);
     return malloc_large(h, p, npages << PAGE_SHIFT, span_class & 1, type, addr);

@@ -40,7 +40,8 @@ static bool settle(pymem_heap *h, proc *p, mspan *s, uint32_t nfreed) {
     return false;
 }
 
-/* The caller has acquired s (sweepgen == sg - 1). preserve: the caller wants to keep the span, whatever is left in it. */
+/* The caller has acquired s (sweepgen == sg - 1). preserve: the caller wants to keep the span, whatever is left in it.
+ */
 int sweep_span(pymem_heap *h, proc *p, mspan *s, bool preserve, bool *freed) {
     *freed = false;
     int rc = gcbits_reserve(h);

@@ -98,7 +98,8 @@ static int take_pages(pymem_heap *h, proc *p, uint64_t npages, uint64_t *page, u
         *page = page_cache_take(&p->pages, npages, scavenged);
         if (*page != NO_PAGE) return PYMEM_OK;
     }
-    while ((*page = page_alloc_find(&h->pages, npages)) == NO_PAGE) { /* twice if padding has eaten into the first chunk */
+    while ((*page = page_alloc_find(&h->pages, npages)) ==
+           NO_PAGE) { /* twice if padding has eaten into the first chunk */
         int rc = mheap_grow(h, p, npages);
         if (rc) return rc;
     }
@@ -163,7 +164,8 @@ static void prefetch_span(const mspan *s) {
 }
 
 /* A span over pages that are taken already; scavenged of them were the OS's. Structs and bitmaps are reserved. */
-static mspan *make_span(pymem_heap *h, proc *p, uint64_t page, uint64_t npages, uint64_t scavenged, int kind, uint32_t span_class) {
+static mspan *make_span(pymem_heap *h, proc *p, uint64_t page, uint64_t npages, uint64_t scavenged, int kind,
+                        uint32_t span_class) {
     mspan *s = h->free_spans;
     h->free_spans = s->next;
     prefetch_span(s->next);

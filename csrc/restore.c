@@ -76,8 +76,8 @@ int restore_span(pymem_heap *h, uint64_t base, uint64_t npages, int kind, uint32
     if (kind == PYMEM_SPAN_HEAP && sizeclass)
         sane = sane && sizeclass < NUM_CLASSES && npages == size_classes_go()->npages[sizeclass];
     if (!sane)
-        return fail(h, PYMEM_EFORMAT, "a span of %llu pages and class %u at 0x%llx cannot be", (unsigned long long)npages, span_class,
-                    (unsigned long long)base);
+        return fail(h, PYMEM_EFORMAT, "a span of %llu pages and class %u at 0x%llx cannot be",
+                    (unsigned long long)npages, span_class, (unsigned long long)base);
     uint64_t page = page_of(h, base);
     int rc = map_to(h, page + npages);
     if (rc) return rc;
@@ -90,7 +90,8 @@ int restore_object(pymem_heap *h, uint64_t addr, uint32_t type, uint64_t *object
     mspan *s = mheap_span_of(h, addr);
     uint32_t i = s ? span_slot_of(s, addr) : 0;
     if (!s || s->state != SPAN_IN_USE || i >= s->nelems || s->base + i * s->elem_size != addr)
-        return fail(h, PYMEM_EFORMAT, "the object at 0x%llx of the start heap is in no slot of a span", (unsigned long long)addr);
+        return fail(h, PYMEM_EFORMAT, "the object at 0x%llx of the start heap is in no slot of a span",
+                    (unsigned long long)addr);
     int rc = span_set_type(h, s, i, type);
     if (rc) return rc;
     if (!bit_get(s->alloc_bits, i)) {
@@ -142,9 +143,10 @@ int restore_done(pymem_heap *h) {
         count_restored(h, s);
         s->freeindex = 0;
         s->freeindex = (uint16_t)span_next_free(s); /* all below the first hole were handed out in order */
-        if (s->sweepgen != h->sweepgen) continue; /* in its unswept set already */
+        if (s->sweepgen != h->sweepgen) continue;   /* in its unswept set already */
         bool full = s->alloc_count == s->nelems;
-        bool small = s->span_class >> 1; /* a large span is never cached, not even one whose object the record has missed */
+        bool small =
+            s->span_class >> 1; /* a large span is never cached, not even one whose object the record has missed */
         mspan **cached = only && !full && small ? &only->cache->alloc[s->span_class] : NULL;
         if (cached && *cached != &empty_span) {
             (*cached)->sweepgen = h->sweepgen;
@@ -206,7 +208,8 @@ void restore_claim_page(pymem_heap *h, proc *p, uint64_t base) {
     uint64_t page = page_of(h, base);
     for (int32_t i = 0; i < h->nprocs; i++) {
         proc *other = h->procs[i];
-        bool holds = other && other != p && other->pages.page == (page & ~63ull) && other->pages.cache >> (page & 63) & 1;
+        bool holds =
+            other && other != p && other->pages.page == (page & ~63ull) && other->pages.cache >> (page & 63) & 1;
         if (!holds) continue;
         page_cache mine = p->pages;
         p->pages = other->pages;
@@ -283,7 +286,7 @@ int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint3
     }
     int rc = restore_use(h, p, s);
     if (rc) return rc;
-    if (slot < s->freeindex) return PYMEM_OK; /* taken already, as far as the emulator knows */
+    if (slot < s->freeindex) return PYMEM_OK;       /* taken already, as far as the emulator knows */
     for (uint32_t i = s->freeindex; i <= slot; i++) /* allocation goes upwards: what lies below is taken */
         if (!bit_get(s->alloc_bits, i)) s->alloc_count++;
     s->freeindex = (uint16_t)(slot + 1);
