@@ -69,7 +69,10 @@ class _Random:
         rng = self.rng
         if rng.random() >= self.wild:
             return sensible
-        return rng.choice([rng.choice(_ODD_NUMBERS), sensible + rng.choice([-8, -1, 1, 8]), rng.getrandbits(64)]) % 2**64
+        return (
+            rng.choice([rng.choice(_ODD_NUMBERS), sensible + rng.choice([-8, -1, 1, 8]), rng.getrandbits(64)])
+            % 2**64
+        )
 
     def page(self) -> int:
         """Return the address of a page near the heap's beginning."""
@@ -119,7 +122,9 @@ def replay_rows(seed: int, n: int, *, wild: float = 0.02) -> Columns:
                "expect": r.page()} | fields  # fmt: skip
         proc = row["proc"] if rng.random() >= wild else rng.randint(-3, 9)
         numbers = (r.number(row[name]) for name in ("object", "size", "expect"))
-        rows.append((kind, row["flags"] if rng.random() >= wild else rng.randrange(256), proc, row["type"], *numbers))
+        rows.append(
+            (kind, row["flags"] if rng.random() >= wild else rng.randrange(256), proc, row["type"], *numbers)
+        )
 
     for _ in range(rng.choice([0, 1, 1, 2, 2])):
         add(Event.PROC_NEW, proc=-1)
@@ -132,7 +137,12 @@ def replay_rows(seed: int, n: int, *, wild: float = 0.02) -> Columns:
                 type=rng.choice([0, 0, 0, 1]), expect=page)  # fmt: skip
             slot = int(pymem.size_classes()["size"][size_class])
             for k in range(rng.randrange(3)):
-                add(Event.START_OBJECT, proc=-1, object=8 * handle + k, expect=page + rng.choice([0, k]) * slot)
+                add(
+                    Event.START_OBJECT,
+                    proc=-1,
+                    object=8 * handle + k,
+                    expect=page + rng.choice([0, k]) * slot,
+                )
             page += _PAGE * (npages + rng.choice([0, 0, 1, 40]))
         add(Event.START_DONE, proc=-1)
     kinds, weights = list(_REPLAY_WEIGHTS), list(_REPLAY_WEIGHTS.values())
@@ -215,5 +225,13 @@ def trace_rows(seed: int, n: int, *, wild: float = 0.02) -> list[tuple[int, int,
         elif kind in {EventKind.OBJECT, EventKind.OBJECT_ALLOC, EventKind.OBJECT_FREE}:
             rows.append((kind, p, r.number(place(kind == EventKind.OBJECT_ALLOC)), rng.randrange(4), 0))
         else:
-            rows.append((int(kind) if rng.random() >= wild else rng.randrange(256), p, r.number(1), 1, rng.randrange(2)))
+            rows.append(
+                (
+                    int(kind) if rng.random() >= wild else rng.randrange(256),
+                    p,
+                    r.number(1),
+                    1,
+                    rng.randrange(2),
+                )
+            )
     return rows

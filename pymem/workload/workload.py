@@ -211,7 +211,9 @@ class Workload:
         except FileNotFoundError:
             raise
         except _BAD_FILE as error:
-            raise RecordingError(f"{name}: not a whole pymem workload: {error}: save or record it again") from error
+            raise RecordingError(
+                f"{name}: not a whole pymem workload: {error}: save or record it again"
+            ) from error
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
@@ -238,7 +240,7 @@ def _read_header(archive: zipfile.ZipFile) -> dict[str, Any]:
     header = json.loads(raw)
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
-    if header["format"] != _FORMAT:
+    if header["format"] != _FORMAT or type(header["format"]) is not int:
         raise ValueError(f"it is of format {header['format']!r:.20} and this pymem reads {_FORMAT}")
     _whole(header["events"], "events", 0, 1 << 40)
     _whole(header["procs"], "procs", 1, 1 << 15)
@@ -246,7 +248,9 @@ def _read_header(archive: zipfile.ZipFile) -> dict[str, Any]:
     if _whole(header["arena_base"], "arena_base", _ARENA, (1 << 47) - _ARENA) % _ARENA:
         raise ValueError(f"arena_base is {header['arena_base']:#x}, not a multiple of 64 MB")
     origin = header["origin"]
-    if not all(isinstance(text, str) for text in (header["tier"], header["resolution"], *origin, *origin.values())):
+    if not all(
+        isinstance(text, str) for text in (header["tier"], header["resolution"], *origin, *origin.values())
+    ):
         raise ValueError("tier, resolution and origin are not text")
     for name, size, ptrdata in header["types"]:
         if not isinstance(name, str):

@@ -41,21 +41,36 @@ class Tracer:
 
     def _output(self) -> Path:
         self.made += 1
-        return self.folder / f"{os.getpid()}-{self.made}.trace"  # a name used before is a build that is cached
+        return (
+            self.folder / f"{os.getpid()}-{self.made}.trace"
+        )  # a name used before is a build that is cached
 
     def _build(self, binary: Path, *command: str) -> Path:
         if not binary.exists():
             subprocess.run([self.go, *command[:1], "-o", str(binary), *command[1:]], cwd=HERE, check=True)
         return binary
 
-    def test(self, package: str, setting: Setting, *, run: str = "^$", bench: str = "^$", times: int = 1) -> Path:
+    def test(
+        self, package: str, setting: Setting, *, run: str = "^$", bench: str = "^$", times: int = 1
+    ) -> Path:
         """Run a package's tests and benchmarks, as `go test -trace` does. Each benchmark asks for collections."""
         binary = self._build(self.folder / f"{package.replace('/', '_')}.test", "test", "-c", package)
         output = self._output()
-        root = subprocess.run([self.go, "env", "GOROOT"], check=True, capture_output=True, text=True).stdout.strip()
-        flags = [f"-test.trace={output}", f"-test.run={run}", f"-test.bench={bench}", f"-test.benchtime={times}x"]
+        root = subprocess.run(
+            [self.go, "env", "GOROOT"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        flags = [
+            f"-test.trace={output}",
+            f"-test.run={run}",
+            f"-test.bench={bench}",
+            f"-test.benchtime={times}x",
+        ]
         subprocess.run(
-            [str(binary), *flags], cwd=Path(root) / "src" / package, env=setting.env, check=True, capture_output=True
+            [str(binary), *flags],
+            cwd=Path(root) / "src" / package,
+            env=setting.env,
+            check=True,
+            capture_output=True,
         )
         return output
 
