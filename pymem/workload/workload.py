@@ -240,7 +240,7 @@ def _read_header(archive: zipfile.ZipFile) -> dict[str, Any]:
     header = json.loads(raw)
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
-    if header["format"] != _FORMAT:
+    if header["format"] != _FORMAT or type(header["format"]) is not int:
         raise ValueError(f"it is of format {header['format']!r:.20} and this pymem reads {_FORMAT}")
     _whole(header["events"], "events", 0, 1 << 40)
     _whole(header["procs"], "procs", 1, 1 << 15)
