@@ -8,6 +8,7 @@
 #include <string.h>
 #include "internal.h"
 
+enum { MAX_IN_FLIGHT = 64, LATE_ROWS = 1 << 16, LATE_SEARCHES = 1000 };
 enum { MAX_MISSES = 64, NO_CODE = 0, MANUAL_CODE = 1 + 1, TINY_SLOTS = PAGE_SIZE / TINY_SIZE };
 enum { GIVEN_BACK = 1 }; /* in a remembered span's base: the sweep gave its pages back */
 
@@ -35,6 +36,8 @@ struct pymem_follow {
     rec_page **arenas;                      /* [arena][page]; NULL where the record has nothing */
     uint64_t narenas;
     uint16_t epoch;   /* flushes so far, never 0 */
+    uint64_t in_flight[MAX_IN_FLIGHT]; /* open loop: slots taken by allocations whose own event is still to come */
+    uint32_t nin_flight, late_searches;
     proc_view *procs; /* [nprocs + 1]; the last for threads without a P */
     int32_t nprocs;
     pymem_follow_counts counts;
@@ -253,6 +256,57 @@ static int on_gc_end(pymem_follow *f, proc *p) {
     return rc;
 }
 
+/* ---- predictions ----
+ *
+ * A goroutine may be preempted after it has taken a slot and before it writes its event; others allocate meanwhile, and
+ * the record has the two in the wrong order. Following, that costs a miss; in the open loop all that comes after would
+ * be off. So there an allocation that takes a fresh span is dated by the span's event, which is written on the spot; and
+ * where the predicted slot turns up in an event a little later, that allocation was the first of the two. */
+
+static int predict(pymem_follow *f, proc *p, uint32_t span_class, uint64_t npages, uint32_t type, uint64_t *addr) {
+    f->h->scripted = f->repair;
+    f->h->nscript = 0;
+    int rc = heap_malloc_class(f->h, p, span_class, npages, type, addr);
+    f->h->scripted = false;
+    return rc;
+}
+
+static bool in_flight_take(pymem_follow *f, uint64_t slot) {
+    for (uint32_t i = 0; i < f->nin_flight; i++) {
+        if (f->in_flight[i] != slot) continue;
+        f->in_flight[i] = f->in_flight[--f->nin_flight];
+        return true;
+    }
+    return false;
+}
+
+static void in_flight_add(pymem_follow *f, uint64_t slot) {
+    if (f->nin_flight < MAX_IN_FLIGHT) f->in_flight[f->nin_flight++] = slot;
+}
+
+/* Does the event of an object in this slot come a little later, in the same cycle? */
+static bool comes_late(pymem_follow *f, uint64_t slot) {
+    const pymem_trace_rows *t = &f->rows;
+    uint64_t size = mheap_span_of(f->h, slot)->elem_size;
+    if (f->late_searches == LATE_SEARCHES) return false;
+    f->late_searches++;
+    uint64_t end = t->n - f->row < LATE_ROWS ? t->n : f->row + LATE_ROWS;
+    for (uint64_t i = f->row + 1; i < end && t->kind[i] != TRACE_GC_END; i++)
+        if (t->kind[i] == TRACE_OBJECT_ALLOC && t->a[i] >= slot && t->a[i] - slot < size) return true;
+    return false;
+}
+
+/* The open loop's answer to an event that says want. */
+static int predict_in_order(pymem_follow *f, proc *p, const rec_page *r, uint64_t want, uint64_t *got) {
+    *got = want;
+    if (in_flight_take(f, want)) return PYMEM_OK;
+    for (;;) {
+        int rc = predict(f, p, rec_class(r), r->npages, (uint32_t)f->rows.b[f->row], got);
+        if (rc || *got == want || f->nin_flight == MAX_IN_FLIGHT || !comes_late(f, *got)) return rc;
+        in_flight_add(f, *got);
+    }
+}
+
 /* ---- spans ---- */
 
 static int on_manual(pymem_follow *f, uint64_t base, uint64_t npages) {
@@ -290,6 +344,12 @@ static int on_span_alloc(pymem_follow *f) {
     proc_view *v;
     proc *p = proc_at(f, f->row, &v);
     v->grew = true;
+    if (!f->repair && p->cache) {
+        uint64_t slot;
+        rc = predict(f, p, kindclass >> 1, npages, 0, &slot);
+        if (!rc) in_flight_add(f, slot);
+        return rc;
+    }
     if (p->has_p && !v->seen_pages && uses_page_cache(npages) && f->repair) {
         v->seen_pages = 1;
         return restore_page_block(f->h, p, base, npages);
@@ -355,14 +415,6 @@ static int open_tiny_block(pymem_follow *f, uint64_t block) {
     return PYMEM_OK;
 }
 
-static int predict(pymem_follow *f, proc *p, uint32_t span_class, uint64_t npages, uint32_t type, uint64_t *addr) {
-    f->h->scripted = f->repair;
-    f->h->nscript = 0;
-    int rc = heap_malloc_class(f->h, p, span_class, npages, type, addr);
-    f->h->scripted = false;
-    return rc;
-}
-
 /* Does a slot of the recorded span begin there? */
 static bool is_slot(const pymem_follow *f, uint64_t addr, const rec_page *r) {
     uint32_t span_class = rec_class(r);
@@ -385,7 +437,8 @@ static int predict_and_compare(pymem_follow *f, proc *p, bool grew, uint64_t wan
     uint64_t got, pages = h->pages_in_use;
     f->counts.allocations++;
     h->must_grow = f->repair && grew;
-    int rc = predict(f, p, rec_class(r), r->npages, (uint32_t)f->rows.b[f->row], &got);
+    int rc = f->repair ? predict(f, p, rec_class(r), r->npages, (uint32_t)f->rows.b[f->row], &got)
+                       : predict_in_order(f, p, r, want, &got);
     h->must_grow = false;
     if (rc) return rc;
     if (got == want) {
