@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import resource
+import tempfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -47,17 +48,15 @@ def workloads(draw: st.DrawFn) -> Workload:
     )
 
 
+def saved_and_loaded(workload: Workload) -> Workload:
+    with tempfile.TemporaryDirectory() as folder:
+        return Workload.load(workload.save(Path(folder) / "w"))
+
+
 @settings(max_examples=60, deadline=None)
 @given(workloads())
 def test_save_and_load(workload: Workload) -> None:
-    path = Path(_folder()) / "w.pymem"
-    assert Workload.load(workload.save(path)) == workload
-
-
-def _folder() -> str:
-    import tempfile
-
-    return tempfile.mkdtemp(prefix="pymem-test-")
+    assert saved_and_loaded(workload) == workload
 
 
 def small() -> Workload:
@@ -443,5 +442,4 @@ def test_chunks_do_not_matter() -> None:
 @given(st.integers(0, 1000))
 def test_rows_survive_files(seed: int) -> None:
     workload = Workload(columns=replay_rows(seed, 100, wild=0.2))
-    path = Path(_folder()) / "w"
-    assert Workload.load(workload.save(path)) == workload
+    assert saved_and_loaded(workload) == workload
