@@ -412,6 +412,29 @@ def test_damaged_trace(match: str, rows: list[tuple[int, int, int, int, int]]) -
         heap.call(lib.pymem_heap_check)
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(K.SPAN_ALLOC, 0, BASE + 8192, 1, 13 << 1), (K.OBJECT_ALLOC, 0, BASE + 8192, 0, 0), (K.OBJECT_ALLOC, 0, BASE, 0, 0)],
+        [(K.OBJECT_ALLOC, 0, BASE + at * 48, 0, 0) for at in (0, 2, 3, 1, 4)],
+    ],
+    ids=["Span", "Slot"],
+)  # fmt: skip
+def test_late_events(rows: list[tuple[int, int, int, int, int]]) -> None:
+    """A goroutine preempted after it took a span or a slot writes its event after others' events."""
+    heap = Heap(arena_base=BASE, address_space=SPACE)
+    heap.call(lib.pymem_proc_new, ffi.new("int32_t *"))
+    first = (K.SPAN_ALLOC, 0, BASE, 1, 11 << 1)
+    with _Follower(heap, Rows([GO_ON, first, *rows]), repair=False) as follower:  # type: ignore[arg-type]
+        assert follower.run(100)
+        assert (
+            follower.counts().matched
+            == follower.counts().allocations
+            == len(rows) - ("SPAN" in K(rows[0][0]).name)
+        )
+        heap.call(lib.pymem_heap_check)
+
+
 def test_frees_of_nothing() -> None:
     """A trace may free what was there before it began; that is no damage."""
     frees = [(K.OBJECT_FREE, 0, at, 0, 0) for at in (0, BASE, BASE + SPACE, ALL_ONES)]
