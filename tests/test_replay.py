@@ -415,7 +415,7 @@ def test_damaged_trace(match: str, rows: list[tuple[int, int, int, int, int]]) -
 @pytest.mark.parametrize(
     "rows",
     [
-        [(K.SPAN_ALLOC, 0, BASE + 8192, 1, 13 << 1), (K.OBJECT_ALLOC, 0, BASE + 8192, 0, 0), (K.OBJECT_ALLOC, 0, BASE, 0, 0)],
+        [(K.SPAN_ALLOC, 0, BASE + 8192, 1, 13 << 1), *((K.OBJECT_ALLOC, 0, at, 0, 0) for at in (BASE + 8192, BASE))],
         [(K.OBJECT_ALLOC, 0, BASE + at * 48, 0, 0) for at in (0, 2, 3, 1, 4)],
     ],
     ids=["Span", "Slot"],
