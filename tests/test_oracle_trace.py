@@ -45,7 +45,7 @@ def predict(make: Callable[[], Path], name: str, setting: Setting, *, at_least: 
             result = check(path)
         except TraceError as error:
             print(error)
-            if last or "of generation" not in str(error):
+            if last or "generation" not in str(error):
                 raise
             continue
         print(
