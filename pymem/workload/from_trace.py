@@ -146,13 +146,16 @@ class _Converter:
         manual = (self.trace.c[spans] & 1).astype(np.int64)
         self.start_spans, self.handles = spans, len(spans)
         zero = np.zeros(self.procs, np.int64)
-        self.rows.add(Event.PROC_NEW, zero, rank=-3, proc=zero - 1)
+        self.rows.add(Event.PROC_NEW, zero, rank=-4, proc=zero - 1)
         self.rows.add(
-            Event.START_SPAN, np.zeros_like(spans), rank=-2, source=spans, proc=np.full_like(spans, -1),
+            Event.START_SPAN, np.zeros_like(spans), rank=-3, source=spans, proc=np.full_like(spans, -1),
             object=np.arange(len(spans)), size=self.trace.b[spans], type=manual, expect=self.trace.a[spans],
             flags=np.where(manual, 0, self.trace.c[spans] >> 1),
         )  # fmt: skip
-        self.rows.add(Event.START_DONE, np.array([self._start_end()]), rank=0, source=np.zeros(1, np.int64))
+        first = np.zeros(
+            1, np.int64
+        )  # sweepers may give back what the snapshot has no more before it is complete
+        self.rows.add(Event.START_DONE, first, rank=-1, proc=first - 1)
 
     def _start_end(self) -> int:
         """Return where the snapshot ends: it is taken with the world stopped, so where the world goes on."""
@@ -203,7 +206,7 @@ class _Converter:
         old, new = objects.where(objects.started), objects.where(~objects.started)
         start = np.zeros_like(old.at)
         self.rows.add(
-            Event.START_OBJECT, start, rank=-1, source=old.at, proc=start - 1, object=handle[objects.started],
+            Event.START_OBJECT, start, rank=-2, source=old.at, proc=start - 1, object=handle[objects.started],
             type=self.trace.b[old.at], expect=old.slot,
         )  # fmt: skip
         self.rows.add(
@@ -228,7 +231,7 @@ class _Converter:
         cycle = np.searchsorted(marks, freed) - 1
         at = np.where(cycle >= 0, marks[np.maximum(cycle, 0)] if len(marks) else 0, freed)
         who = latest(slot, born, self.trace.a[freed].astype(np.int64), at)
-        known = who >= 0
+        known = _first_of_each(who)
         self.rows.add(Event.DEATH, at[known], rank=0, flags=1, object=handle[who[known]])
 
     # ---- stacks, collector ----
@@ -260,6 +263,7 @@ class _Converter:
         good = (who >= 0) & (newest >= 0)
         if len(every) and len(spans):
             good &= every[np.maximum(newest, 0)] == spans[np.maximum(who, 0)]
+        good[good] = _first_of_each(who[good])
         handles = np.concatenate([start_handle, handle])
         self.rows.add(Event.MANUAL_FREE, freed[good], object=handles[who[good]])
 
@@ -289,3 +293,10 @@ class _Converter:
         last = seen[np.maximum(np.searchsorted(seen, stop) - 1, 0)] if len(seen) else end
         asked = np.broadcast_to(forced, end.shape) == 1
         self.rows.add(Event.SWEEP_ALL, np.where(asked, end, np.maximum(last, end)), rank=4)
+
+
+def _first_of_each(who: Ints) -> Array:
+    """Tell the first mention of each; -1 is nobody. A second one means that a birth in between went unseen."""
+    first = np.zeros(len(who), bool)
+    first[np.unique(who, return_index=True)[1]] = True
+    return first & (who >= 0)
