@@ -15,7 +15,7 @@ enum {
     NO_CLASS = -1
 };
 
-/* From addresses to handles. Open addressing: used <= capacity * 3 / 4, capacity a power of two or 0. */
+/* From addresses to handles. Open addressing: used <= capacity / 2, capacity a power of two or 0. */
 typedef struct { uint64_t key; uint32_t handle1 /* handle + 1, 0: free */, epoch; } entry;
 typedef struct { entry *entries; uint64_t capacity, used; } table;
 
@@ -50,9 +50,12 @@ static uint64_t mix(uint64_t x) {
     return x ^ (x >> 31);
 }
 
+/* Where a key wants to be: neighbours side by side, as they are handed out and freed one after the other. */
+static uint64_t home_of(const table *t, uint64_t key) { return (mix(key >> 8) + (key >> 4 & 15)) & (t->capacity - 1); }
+
 /* Its place, or the free one where it goes. */
 static uint64_t place_of(const table *t, uint64_t key) {
-    uint64_t i = mix(key) & (t->capacity - 1);
+    uint64_t i = home_of(t, key);
     while (t->entries[i].handle1 && t->entries[i].key != key) i = (i + 1) & (t->capacity - 1);
     return i;
 }
@@ -75,7 +78,7 @@ static int widen(table *t) {
 }
 
 static int table_put(table *t, uint64_t key, uint32_t handle, uint32_t epoch) {
-    if (t->used >= t->capacity / 4 * 3) {
+    if (t->used >= t->capacity / 2) {
         int rc = widen(t);
         if (rc) return rc;
     }
@@ -89,7 +92,7 @@ static int table_put(table *t, uint64_t key, uint32_t handle, uint32_t epoch) {
 static void table_remove(table *t, entry *e) {
     uint64_t mask = t->capacity - 1, hole = (uint64_t)(e - t->entries);
     for (uint64_t i = (hole + 1) & mask; t->entries[i].handle1; i = (i + 1) & mask) {
-        uint64_t home = mix(t->entries[i].key) & mask;
+        uint64_t home = home_of(t, t->entries[i].key);
         if (((i - home) & mask) < ((i - hole) & mask)) continue;
         t->entries[hole] = t->entries[i];
         hole = i;

@@ -25,10 +25,10 @@ def replay(file: File, *, as_json: Json = False) -> None:
     and its fragmentation by size class.
     """
     from pymem.replay import replay as run_workload
-    from pymem.workload.sources import open_recording
+    from pymem.workload.sources import open_stream
 
     with progress("replaying", file, quiet=as_json) as tell:
-        run = run_workload(open_recording(file), progress=tell)
+        run = run_workload(open_stream(file), progress=tell)
     if as_json:
         print_json({"file": file, **run_facts(run)})
         return

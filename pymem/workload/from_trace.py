@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from pymem.replay import EventSource
-
 __all__ = ["TraceStream", "heap_base", "procs_of", "read_object_trace", "workload_from_trace"]
 
 
@@ -41,7 +39,7 @@ def procs_of(trace: Trace) -> int:
 
 
 def workload_from_trace(path: str | os.PathLike[str]) -> Workload:
-    """Return an execution trace as a workload of tier `trace`: all rows of its stream, 45 bytes each."""
+    """Return an execution trace as a workload of tier `trace`: all rows of its stream, 44 bytes each."""
     stream = TraceStream(path)
     return Workload(
         columns=_collect(stream),
@@ -55,13 +53,13 @@ def workload_from_trace(path: str | os.PathLike[str]) -> Workload:
     )
 
 
-def _collect(source: EventSource) -> Columns:
+def _collect(source: TraceStream) -> Columns:
     """Put all rows of a stream whose length is known, or less than said, into columns made once."""
     columns: dict[str, npt.NDArray[Any]] = {
         name: np.empty(len(source), dtype) for name, dtype in DTYPES.items()
     }
     filled = 0
-    for chunk in source.chunks(1 << 17):
+    for chunk in source.chunks():
         for name, column in columns.items():
             column[filled : filled + len(chunk)] = getattr(chunk, name)
         filled += len(chunk)

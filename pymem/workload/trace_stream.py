@@ -1,4 +1,4 @@
-"""An execution trace as a stream of rows: slot sizes, types, deaths to a GC cycle, in memory that does not grow with it.
+"""An execution trace as a stream of rows: slot sizes, types, deaths to a GC cycle; memory does not grow with the trace.
 
 The file is decoded three times, a tenth of a second for five million events each: once for what must be known first,
 once for the rows, and once ahead of those, for what a cycle is about to free. Rows are made by `csrc/trace_rows.c`.
@@ -7,7 +7,7 @@ once for the rows, and once ahead of those, for what a cycle is about to free. R
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -90,7 +90,9 @@ def _survey(path: str | os.PathLike[str]) -> _Survey:
         reason = strings.index(_STATS_REASON) if _STATS_REASON in strings else 0
         survey = _Survey(lowest, procs, reader.types, reason, reader.info)
     if procs > _MOST_PROCS:
-        raise TraceError(f"{path}: GOMAXPROCS of {procs:,} is more than the {_MOST_PROCS:,} that are emulated")
+        raise TraceError(
+            f"{path}: GOMAXPROCS of {procs:,} is more than the {_MOST_PROCS:,} that are emulated"
+        )
     return survey
 
 
@@ -98,7 +100,7 @@ class TraceStream:
     """An execution trace whose rows are made as they are asked for; it replays like the `Workload` it would be.
 
     Its beginning, not its rows, is read when it is made. Memory: a chunk, a generation's tables of the trace, and some
-    20 to 40 bytes for each object alive at once; the rows of the start heap are kept until all are there. Raises
+    50 bytes for each object alive at once; the rows of the start heap are kept until all are there. Raises
     `TraceError` for a file that is no such trace, is damaged, or tells of no allocations.
     """
 
@@ -123,7 +125,7 @@ class TraceStream:
         flushes = n[EventKind.GC_END] + (n[EventKind.STW_BEGIN] if self._survey.stats_reason else 0)
         return sum(n[kind] for kind in once) + 3 * n[EventKind.GC_END] + (flushes + 1) * self.procs + 1
 
-    def chunks(self, size: int = 1 << 20) -> Iterator[Columns]:
+    def chunks(self, size: int = 1 << 17) -> Iterator[Columns]:
         """Yield the rows, `size` at a time (a few where the start heap ends; never fewer than an event may need)."""
         early: tuple[list[Columns], ...] = ([], [], [])
         rows = self._rows(max(size, lib.TRACE_ROWS_AN_EVENT + 2 * self.procs))
