@@ -16,29 +16,48 @@ enum {
 };
 
 /* From addresses to handles. Open addressing: used <= capacity / 2, capacity a power of two or 0. */
-typedef struct { uint64_t key; uint32_t handle1 /* handle + 1, 0: free */, epoch; } entry;
-typedef struct { entry *entries; uint64_t capacity, used; } table;
+typedef struct {
+    uint64_t key;
+    uint32_t handle1 /* handle + 1, 0: free */, epoch;
+} entry;
+typedef struct {
+    entry *entries;
+    uint64_t capacity, used;
+} table;
 
 /* The record's spans by page, an arena at a time: npages << 16 | span class << 1 | manual; 0: nothing. Of a span that
  * holds one thing only the first page says so. */
-typedef struct { table index; uint64_t **pages; uint32_t n, capacity, last; uint64_t last_arena; } page_map;
+typedef struct {
+    table index;
+    uint64_t **pages;
+    uint32_t n, capacity, last;
+    uint64_t last_arena;
+} page_map;
 
-typedef struct { int64_t time; uint32_t goroutine; int16_t proc; } context;
+typedef struct {
+    int64_t time;
+    uint32_t goroutine;
+    int16_t proc;
+} context;
 
-typedef struct { uint64_t slot, size; int32_t span_class; uint32_t header; } placed;
+typedef struct {
+    uint64_t slot, size;
+    int32_t span_class;
+    uint32_t header;
+} placed;
 
 struct trace_rows {
     int32_t procs;
     uint64_t stats_reason;
-    table objects;      /* slot -> handle, and the epoch in which it was handed out */
-    table manual;       /* base -> handle of the span there, while it is a manual one */
+    table objects; /* slot -> handle, and the epoch in which it was handed out */
+    table manual;  /* base -> handle of the span there, while it is a manual one */
     page_map spans;
     uint32_t *free, nfree, cap_free, handles; /* handles of the dead; handles ever given */
-    uint32_t epoch;     /* flushes of all caches so far */
-    context first, now; /* of the trace's first event, of this one */
+    uint32_t epoch;                           /* flushes of all caches so far */
+    context first, now;                       /* of the trace's first event, of this one */
     bool begun, started, cycles, ready; /* cycles: there was one; ready: what lies ahead of this GC_END is known */
-    uint64_t frees, sweep_frees; /* since the last GC_END; after so many its sweep is finished, 0: it is */
-    uint32_t forced;    /* of the cycle under way */
+    uint64_t frees, sweep_frees;        /* since the last GC_END; after so many its sweep is finished, 0: it is */
+    uint32_t forced;                    /* of the cycle under way */
 };
 
 /* ---- tables ---- */
@@ -194,7 +213,10 @@ static int unbind(trace_rows *r, table *t, entry *e, uint32_t *handle) {
 
 /* ---- rows ---- */
 
-typedef struct { uint32_t kind, flags, type; uint64_t object, size, expect; } row;
+typedef struct {
+    uint32_t kind, flags, type;
+    uint64_t object, size, expect;
+} row;
 
 static void put_of(trace_rows_out *out, context c, row e) {
     uint64_t i = out->n++;
@@ -241,8 +263,13 @@ static int on_alloc(trace_rows *r, uint64_t address, uint64_t type, trace_rows_o
     }
     int rc = bind(r, &r->objects, o.slot, &handle);
     if (rc) return rc;
-    put(r, out, (row){.kind = PYMEM_EV_ALLOC, .flags = (uint32_t)o.span_class & 1, .type = (uint32_t)type, .object = handle,
-                      .size = o.size - o.header, .expect = o.slot + o.header});
+    put(r, out,
+        (row){.kind = PYMEM_EV_ALLOC,
+              .flags = (uint32_t)o.span_class & 1,
+              .type = (uint32_t)type,
+              .object = handle,
+              .size = o.size - o.header,
+              .expect = o.slot + o.header});
     return PYMEM_OK;
 }
 
@@ -252,7 +279,8 @@ static int on_object(trace_rows *r, uint64_t address, uint64_t type, trace_rows_
     if (r->started || o.span_class == NO_CLASS) return PYMEM_OK;
     int rc = bind(r, &r->objects, o.slot, &handle);
     if (rc) return rc;
-    put_without_proc(r->now, out, (row){.kind = PYMEM_EV_START_OBJECT, .type = (uint32_t)type, .object = handle, .expect = o.slot});
+    put_without_proc(r->now, out,
+                     (row){.kind = PYMEM_EV_START_OBJECT, .type = (uint32_t)type, .object = handle, .expect = o.slot});
     return PYMEM_OK;
 }
 
@@ -274,10 +302,20 @@ static int on_span(trace_rows *r, uint64_t base, uint64_t npages, uint32_t code,
     if (!rc && manual && (start || !existed)) rc = bind(r, &r->manual, base, &handle);
     if (rc) return rc;
     if (start)
-        put_without_proc(r->now, out, (row){.kind = PYMEM_EV_START_SPAN, .flags = manual ? 0 : code >> 1, .type = manual,
-                                            .object = handle, .size = npages, .expect = base});
+        put_without_proc(r->now, out,
+                         (row){.kind = PYMEM_EV_START_SPAN,
+                               .flags = manual ? 0 : code >> 1,
+                               .type = manual,
+                               .object = handle,
+                               .size = npages,
+                               .expect = base});
     else if (manual && !existed)
-        put(r, out, (row){.kind = PYMEM_EV_MANUAL_ALLOC, .flags = PYMEM_SPAN_STACK, .object = handle, .size = npages, .expect = base});
+        put(r, out,
+            (row){.kind = PYMEM_EV_MANUAL_ALLOC,
+                  .flags = PYMEM_SPAN_STACK,
+                  .object = handle,
+                  .size = npages,
+                  .expect = base});
     return PYMEM_OK;
 }
 
@@ -311,14 +349,18 @@ static void after_free(trace_rows *r, trace_rows_out *out) {
 static int on_event(trace_rows *r, const trace_columns *e, uint64_t i, trace_rows_out *out) {
     int rc = PYMEM_OK;
     switch (e->kind[i]) {
-    case TRACE_OBJECT_ALLOC: return on_alloc(r, e->a[i], e->b[i], out);
-    case TRACE_OBJECT: return on_object(r, e->a[i], e->b[i], out);
+    case TRACE_OBJECT_ALLOC:
+        return on_alloc(r, e->a[i], e->b[i], out);
+    case TRACE_OBJECT:
+        return on_object(r, e->a[i], e->b[i], out);
     case TRACE_OBJECT_FREE: /* those after a cycle were told at its end */
         if (!r->cycles) rc = died(r, e->a[i], out);
         after_free(r, out);
         return rc;
-    case TRACE_SPAN_ALLOC: return on_span(r, e->a[i], e->b[i], e->c[i], false, out);
-    case TRACE_SPAN: return on_span(r, e->a[i], e->b[i], e->c[i], true, out);
+    case TRACE_SPAN_ALLOC:
+        return on_span(r, e->a[i], e->b[i], e->c[i], false, out);
+    case TRACE_SPAN:
+        return on_span(r, e->a[i], e->b[i], e->c[i], true, out);
     case TRACE_SPAN_FREE:
         rc = on_span_free(r, e->a[i], out);
         after_free(r, out);
@@ -327,7 +369,9 @@ static int on_event(trace_rows *r, const trace_columns *e, uint64_t i, trace_row
         r->forced = e->c[i] & 1;
         put(r, out, (row){.kind = PYMEM_EV_SWEEP_DONE});
         return PYMEM_OK;
-    case TRACE_GC_END: on_gc_end(r, out); return PYMEM_OK;
+    case TRACE_GC_END:
+        on_gc_end(r, out);
+        return PYMEM_OK;
     case TRACE_STW_BEGIN:
         if (r->stats_reason && e->b[i] == r->stats_reason) flush_all(r, out);
         return PYMEM_OK;
@@ -363,14 +407,16 @@ void trace_rows_free(trace_rows *r) {
     free(r);
 }
 
-int trace_rows_run(trace_rows *r, const trace_columns *events, uint64_t n, uint64_t *at, trace_rows_out *out, int *stop) {
+int trace_rows_run(trace_rows *r, const trace_columns *events, uint64_t n, uint64_t *at, trace_rows_out *out,
+                   int *stop) {
     uint64_t need = TRACE_ROWS_AN_EVENT + 2 * (uint64_t)r->procs;
     for (; *at < n; ++*at) {
         uint32_t kind = events->kind[*at];
         if (out->capacity - out->n < need) return *stop = TRACE_ROWS_FULL, PYMEM_OK;
         r->now = context_of(r, events, *at);
         if (!r->begun) begin(r, out);
-        if (!r->started && (kind == TRACE_STW_END || kind == TRACE_OBJECT_ALLOC)) return *stop = TRACE_ROWS_START, PYMEM_OK;
+        if (!r->started && (kind == TRACE_STW_END || kind == TRACE_OBJECT_ALLOC))
+            return *stop = TRACE_ROWS_START, PYMEM_OK;
         if (kind == TRACE_GC_END && !r->ready) return *stop = TRACE_ROWS_CYCLE, PYMEM_OK;
         int rc = on_event(r, events, *at, out);
         if (rc) return rc;
