@@ -6,8 +6,8 @@ decode: `go tool trace -d=footprint`, the toolchain's own decoding pass, against
 both as whole processes, MB/s. The trace is the encoding/json benchmark's at one P. Target: 5 times.
 
 replay: a program as it is, without a trace, from start to exit, against the replay of its trace from columns in memory
-to the final MemStats, decoding excluded. Target: less time. Each program allocates the same in both; the answer asserted
-is that every event was run and, where the trace allows it, every address matched.
+to the final MemStats, decoding excluded. Target: less time. Each program allocates the same in both; the answer
+asserted is that every event was run and, where the trace allows it, every address matched.
 """
 
 from __future__ import annotations

@@ -180,7 +180,8 @@ int pymem_malloc_each(pymem_heap *h, int32_t id, const uint64_t *sizes, const ui
 
 static int stack_size_check(pymem_heap *h, uint64_t n) {
     bool good = n >= FIXED_STACK && !(n & (n - 1)) && n <= 1ull << 30;
-    return good ? PYMEM_OK : fail(h, PYMEM_ESIZE, "a stack has a power of two bytes from 2 KB to 1 GB, not %llu", (ull)n);
+    return good ? PYMEM_OK
+                : fail(h, PYMEM_ESIZE, "a stack has a power of two bytes from 2 KB to 1 GB, not %llu", (ull)n);
 }
 
 int pymem_stack_alloc(pymem_heap *h, int32_t id, uint64_t n, int cached, uint64_t *addr) {
@@ -233,7 +234,8 @@ static int no_gc_check(pymem_heap *h) {
     return h->gc_running ? fail(h, PYMEM_EINVAL, "a collection is under way: end it with gc_flip first") : PYMEM_OK;
 }
 
-int pymem_gc_collect(pymem_heap *h, int32_t id, const uint64_t *dead, uint64_t n, uint64_t *done, pymem_gc_result *out) {
+int pymem_gc_collect(pymem_heap *h, int32_t id, const uint64_t *dead, uint64_t n, uint64_t *done,
+                     pymem_gc_result *out) {
     ENTER(h);
     proc *p;
     *done = 0;
@@ -303,12 +305,9 @@ int pymem_sweep_span(pymem_heap *h, int32_t id, uint64_t base) {
 int pymem_sweep_all(pymem_heap *h, int32_t id, uint64_t *spans) {
     ENTER(h);
     proc *p;
-    mspan *s;
-    uint64_t base;
     *spans = 0;
     int rc = get_proc(h, id, false, &p);
-    while (!rc && !(rc = sweep_one(h, p, &s, &base)) && base) ++*spans;
-    return leave(h, rc);
+    return leave(h, rc ? rc : sweep_all(h, p, spans));
 }
 
 int pymem_pace_sweeper(pymem_heap *h, uint64_t trigger) {
@@ -375,9 +374,16 @@ int pymem_set_goal(pymem_heap *h, uint64_t gc_goal, uint64_t memory_limit, uint6
 /* ---- looking inside ---- */
 
 static void describe_span(const pymem_heap *h, const mspan *s, pymem_span_info *out) {
-    *out = (pymem_span_info){.base = s->base, .npages = s->npages, .elem_size = s->elem_size, .nelems = s->nelems,
-                             .alloc_count = s->alloc_count, .freeindex = s->freeindex, .sweepgen = s->sweepgen,
-                             .span_class = s->span_class, .state = s->state, .kind = s->kind,
+    *out = (pymem_span_info){.base = s->base,
+                             .npages = s->npages,
+                             .elem_size = s->elem_size,
+                             .nelems = s->nelems,
+                             .alloc_count = s->alloc_count,
+                             .freeindex = s->freeindex,
+                             .sweepgen = s->sweepgen,
+                             .span_class = s->span_class,
+                             .state = s->state,
+                             .kind = s->kind,
                              .cached = s->state == SPAN_IN_USE &&
                                        (s->sweepgen == h->sweepgen + 1 || s->sweepgen == h->sweepgen + 3)};
 }
@@ -387,7 +393,7 @@ int pymem_spans(pymem_heap *h, uint64_t from_addr, pymem_span_info *out, uint64_
     uint64_t page = from_addr > h->config.arena_base ? page_of(h, from_addr) : 0;
     *n = 0;
     while (page < h->cur_page && *n < cap) {
-        const mspan *s = h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+        const mspan *s = span_at(h, page);
         if (s) describe_span(h, s, &out[(*n)++]);
         page += s ? s->npages : 1;
     }
@@ -408,9 +414,14 @@ int pymem_object_at(pymem_heap *h, uint64_t addr, pymem_object_info *out) {
     uint32_t i;
     int rc = heap_find_object(h, addr, &s, &i);
     if (!rc)
-        *out = (pymem_object_info){.addr = addr, .base = s->base, .size = s->elem_size, .index = i,
-                                   .type = s->types ? s->types[i] : s->large_type, .span_class = s->span_class,
-                                   .noscan = s->span_class & 1, .tiny = s->tiny_live && s->tiny_live[i]};
+        *out = (pymem_object_info){.addr = addr,
+                                   .base = s->base,
+                                   .size = s->elem_size,
+                                   .index = i,
+                                   .type = s->types ? s->types[i] : s->large_type,
+                                   .span_class = s->span_class,
+                                   .noscan = s->span_class & 1,
+                                   .tiny = s->tiny_live && s->tiny_live[i]};
     return leave(h, rc);
 }
 
@@ -446,7 +457,7 @@ int pymem_type_use(pymem_heap *h, uint64_t *objects, uint64_t *bytes, uint32_t n
     memset(objects, 0, ntypes * sizeof *objects);
     memset(bytes, 0, ntypes * sizeof *bytes);
     for (const mspan_slab *slab = h->slabs; slab; slab = slab->next)
-        for (int i = 0; i < 64; i++)
+        for (int i = 0; i < SLAB_SPANS; i++)
             if (slab->spans[i].state == SPAN_IN_USE) add_type_use(&slab->spans[i], objects, bytes, ntypes);
     return leave(h, PYMEM_OK);
 }
@@ -465,8 +476,8 @@ int pymem_page_states(pymem_heap *h, uint64_t from_page, uint8_t *out, uint64_t 
         if (*n == 0 || page % 64 == 0) cached = cached_pages(h, page & ~63ull);
         const chunk *c = &h->pages.chunks[page / CHUNK_PAGES];
         uint64_t word = page % CHUNK_PAGES / 64, bit = page & 63;
-        out[(*n)++] = (uint8_t)((c->alloc[word] >> bit & 1) | (c->scav[word] >> bit & 1) << 1 | (cached >> bit & 1) << 2 |
-                                (page < h->padding) << 3);
+        out[(*n)++] = (uint8_t)((c->alloc[word] >> bit & 1) | (c->scav[word] >> bit & 1) << 1 |
+                                (cached >> bit & 1) << 2 | (page < h->padding) << 3);
     }
     return leave(h, PYMEM_OK);
 }

@@ -22,14 +22,16 @@ static int check_bits(pymem_heap *h, const mspan *s) {
     for (uint32_t i = 0; i < s->nelems; i++) {
         bool used = span_is_allocated(s, i);
         count += used;
-        MUST(used || !(s->dead_bits && bit_get(s->dead_bits, i)), "span 0x%llx: free slot %u is marked dead", (ull)s->base, i);
+        MUST(used || !(s->dead_bits && bit_get(s->dead_bits, i)), "span 0x%llx: free slot %u is marked dead",
+             (ull)s->base, i);
         MUST(used || !(s->tiny_live && s->tiny_live[i]), "span 0x%llx: free slot %u has tiny objects", (ull)s->base, i);
     }
-    MUST(count == s->alloc_count, "span 0x%llx: alloc_count %u, but %u slots are taken", (ull)s->base, s->alloc_count, count);
+    MUST(count == s->alloc_count, "span 0x%llx: alloc_count %u, but %u slots are taken", (ull)s->base, s->alloc_count,
+         count);
     if (tail) {
         uint64_t beyond = ~0ull << tail;
-        MUST(!((s->alloc_bits[s->nelems / 64] | s->mark_bits[s->nelems / 64]) & beyond), "span 0x%llx: bits beyond its slots",
-             (ull)s->base);
+        MUST(!((s->alloc_bits[s->nelems / 64] | s->mark_bits[s->nelems / 64]) & beyond),
+             "span 0x%llx: bits beyond its slots", (ull)s->base);
     }
     return PYMEM_OK;
 }
@@ -46,13 +48,15 @@ static int check_object_span(pymem_heap *h, const mspan *s) {
         MUST(s->nelems == 1, "span 0x%llx: large, with %u slots", (ull)s->base, s->nelems);
     }
     int32_t age = (int32_t)(s->sweepgen - h->sweepgen);
-    MUST(age == -2 || age == 0 || age == 1 || age == 3, "span 0x%llx: sweepgen %u at %u", (ull)s->base, s->sweepgen, h->sweepgen);
+    MUST(age == -2 || age == 0 || age == 1 || age == 3, "span 0x%llx: sweepgen %u at %u", (ull)s->base, s->sweepgen,
+         h->sweepgen);
     MUST(age >= 0 || !h->sweep_done, "span 0x%llx: unswept though sweeping is done", (ull)s->base);
     return check_bits(h, s);
 }
 
 static int check_stack_span(pymem_heap *h, const mspan *s) {
-    MUST(s->alloc_count + s->nfree_stacks <= 16, "stack span 0x%llx: %u + %u stacks", (ull)s->base, s->alloc_count, s->nfree_stacks);
+    MUST(s->alloc_count + s->nfree_stacks <= 16, "stack span 0x%llx: %u + %u stacks", (ull)s->base, s->alloc_count,
+         s->nfree_stacks);
     for (uint32_t i = 0; i < s->nfree_stacks; i++) {
         uint32_t slot = s->free_stacks >> (4 * i) & 15;
         MUST(!(s->live_stacks >> slot & 1), "stack span 0x%llx: slot %u is free and lent out", (ull)s->base, slot);
@@ -63,7 +67,7 @@ static int check_stack_span(pymem_heap *h, const mspan *s) {
 static int check_span(pymem_heap *h, const mspan *s, tally *sum) {
     uint64_t page = page_of(h, s->base), bytes = s->npages << PAGE_SHIFT;
     for (uint64_t i = page; i < page + s->npages; i++) {
-        MUST(i < h->cur_page && h->arenas[i / ARENA_PAGES][i % ARENA_PAGES] == s, "page %llu is not its span's", (ull)i);
+        MUST(i < h->cur_page && span_at(h, i) == s, "page %llu is not its span's", (ull)i);
         const chunk *c = &h->pages.chunks[i / CHUNK_PAGES];
         MUST(c->alloc[i % CHUNK_PAGES / 64] >> (i & 63) & 1, "page %llu of a span is free", (ull)i);
         MUST(!(c->scav[i % CHUNK_PAGES / 64] >> (i & 63) & 1), "page %llu of a span is scavenged", (ull)i);
@@ -81,7 +85,7 @@ static int check_span(pymem_heap *h, const mspan *s, tally *sum) {
 
 static int check_spans(pymem_heap *h, tally *sum) {
     for (mspan_slab *slab = h->slabs; slab; slab = slab->next) {
-        for (int i = 0; i < 64; i++) {
+        for (int i = 0; i < SLAB_SPANS; i++) {
             const mspan *s = &slab->spans[i];
             for (int parity = 0; parity < 2; parity++)
                 if (s->in_set[parity]) sum->sets[s->set_class[parity]][s->in_set[parity] == 2][parity]++;
@@ -133,8 +137,9 @@ static int check_pages(pymem_heap *h, tally *sum) {
     uint64_t skipped = h->padding / CHUNK_PAGES * CHUNK_PAGES;
     for (uint64_t i = skipped; i < h->cur_page; i++) {
         const chunk *c = &h->pages.chunks[i / CHUNK_PAGES];
-        bool used = c->alloc[i % CHUNK_PAGES / 64] >> (i & 63) & 1, scav = c->scav[i % CHUNK_PAGES / 64] >> (i & 63) & 1;
-        bool spanned = h->arenas[i / ARENA_PAGES][i % ARENA_PAGES] != NULL, cached_scav = false;
+        bool used = c->alloc[i % CHUNK_PAGES / 64] >> (i & 63) & 1,
+             scav = c->scav[i % CHUNK_PAGES / 64] >> (i & 63) & 1;
+        bool spanned = span_at(h, i) != NULL, cached_scav = false;
         bool cached = !spanned && used && in_page_cache(h, i, &cached_scav);
         MUST(used || !spanned, "page %llu has a span but is free", (ull)i);
         bool leaving = !spanned && used && is_scavenging(h, i);
@@ -163,8 +168,8 @@ static int check_sets(pymem_heap *h, const tally *sum) {
             for (int full = 0; full < 2; full++) {
                 const span_set *q = full ? &h->central[c].full[parity] : &h->central[c].partial[parity];
                 uint64_t members = sum->sets[c][full][parity];
-                MUST(q->tail - q->head == members, "a span set of class %u counts %u but has %llu", c, q->tail - q->head,
-                     (ull)members);
+                MUST(q->tail - q->head == members, "a span set of class %u counts %u but has %llu", c,
+                     q->tail - q->head, (ull)members);
                 int rc = check_links(h, q, parity, c);
                 if (rc) return rc;
             }
@@ -181,7 +186,8 @@ static int check_procs(pymem_heap *h) {
             const mspan *s = p->cache->alloc[c];
             if (s == &empty_span) continue;
             MUST(s->state == SPAN_IN_USE && s->span_class == c, "proc %d caches a span of another class than %u", i, c);
-            MUST(s->sweepgen == h->sweepgen + 3 || s->sweepgen == h->sweepgen + 1, "proc %d caches an uncached span", i);
+            MUST(s->sweepgen == h->sweepgen + 3 || s->sweepgen == h->sweepgen + 1, "proc %d caches an uncached span",
+                 i);
         }
         MUST(!(p->pages.scav & ~p->pages.cache), "proc %d: scavenged pages that it does not own", i);
     }
@@ -194,8 +200,8 @@ int heap_check_cheap(pymem_heap *h) {
     uint64_t known = h->heap_in_use + h->heap_free + h->heap_released + h->in_stacks + h->in_workbufs + h->in_other;
     uint64_t mapped = h->cur_page ? (h->cur_page - h->padding / CHUNK_PAGES * CHUNK_PAGES) << PAGE_SHIFT : 0;
     MUST(known == mapped, "the heap's counters add up to %llu bytes of %llu", (ull)known, (ull)mapped);
-    MUST(h->pages_in_use << PAGE_SHIFT == h->heap_in_use, "pages in use: %llu, bytes in use: %llu", (ull)h->pages_in_use,
-         (ull)h->heap_in_use);
+    MUST(h->pages_in_use << PAGE_SHIFT == h->heap_in_use, "pages in use: %llu, bytes in use: %llu",
+         (ull)h->pages_in_use, (ull)h->heap_in_use);
     return PYMEM_OK;
 }
 

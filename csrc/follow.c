@@ -8,16 +8,23 @@
 #include <string.h>
 #include "internal.h"
 
-enum { MAX_MISSES = 64, NO_CODE = 0, MANUAL_CODE = 1 + 1 };
+enum { MAX_IN_FLIGHT = 64, LATE_ROWS = 1 << 16, LATE_SEARCHES = 1000 };
+enum { MAX_MISSES = 64, NO_CODE = 0, MANUAL_CODE = 1 + 1, TINY_SLOTS = PAGE_SIZE / TINY_SIZE };
+enum { GIVEN_BACK = 1 }; /* in a remembered span's base: the sweep gave its pages back */
 
 /* What the record has at a page: code is kindclass + 1 (kindclass 1: manual; else span class << 1), 0 for nothing. Of a
  * span that holds one thing only the first page says so. */
-typedef struct { uint32_t back, npages; uint16_t code; } rec_page;
+typedef struct {
+    uint32_t back, npages;
+    uint16_t code;
+    uint16_t *opened; /* of a tiny span: by slot, the epoch in which its block was handed out; NULL before the first */
+} rec_page;
 
 typedef struct {
-    uint64_t *spans, n, cap;  /* announced by frees inside a sweep that an allocation makes; swept before the allocation */
-    bool in_sweep;            /* between SWEEP_BEGIN and SWEEP_END */
-    bool grew;                /* a fresh span was recorded since the last allocation */
+    uint64_t *spans, n,
+        cap;       /* announced by frees inside a sweep that an allocation makes; swept before the allocation */
+    bool in_sweep; /* between SWEEP_BEGIN and SWEEP_END */
+    bool grew;     /* a fresh span was recorded since the last allocation */
     uint8_t seen[NUM_SPAN_CLASSES], seen_pages; /* what of this proc's start is known by now */
 } proc_view;
 
@@ -26,9 +33,11 @@ struct pymem_follow {
     pymem_trace_rows rows;
     uint64_t row, stats_reason;
     bool repair, started, begun, sweep_due; /* begun: between GC_BEGIN and GC_END */
-    rec_page **arenas; /* [arena][page]; NULL where the record has nothing */
+    rec_page **arenas;                      /* [arena][page]; NULL where the record has nothing */
     uint64_t narenas;
     uint16_t epoch;   /* flushes so far, never 0 */
+    uint64_t in_flight[MAX_IN_FLIGHT]; /* open loop: slots taken by allocations whose own event is still to come */
+    uint32_t nin_flight, late_searches;
     proc_view *procs; /* [nprocs + 1]; the last for threads without a P */
     int32_t nprocs;
     pymem_follow_counts counts;
@@ -44,13 +53,23 @@ static int map_arena(pymem_follow *f, uint64_t arena) {
     return f->arenas[arena] ? PYMEM_OK : fail(f->h, PYMEM_ENOMEM, "no memory for the record's map of pages");
 }
 
+static rec_page *rec_at(const pymem_follow *f, uint64_t page) {
+    return &f->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+}
+static uint32_t rec_class(const rec_page *r) { return (uint32_t)(r->code - 1) >> 1; }
+
+static void fill_page(rec_page *r, uint32_t back, uint32_t npages, uint16_t code) {
+    *r = (rec_page){.back = back, .npages = npages, .code = code, .opened = r->opened};
+    if (r->opened) memset(r->opened, 0, TINY_SLOTS * sizeof *r->opened);
+}
+
 /* The span's place and kind are good: span_check. */
 static int map_set(pymem_follow *f, uint64_t base, uint64_t npages, uint32_t code) {
     uint64_t page = page_of(f->h, base), n = (code - 1) >> 2 ? npages : 1;
     for (uint64_t i = page; i < page + n; i++) {
         int rc = map_arena(f, i / ARENA_PAGES);
         if (rc) return rc;
-        f->arenas[i / ARENA_PAGES][i % ARENA_PAGES] = (rec_page){(uint32_t)(i - page), (uint32_t)npages, (uint16_t)code};
+        fill_page(rec_at(f, i), (uint32_t)(i - page), (uint32_t)npages, (uint16_t)code);
     }
     return PYMEM_OK;
 }
@@ -58,13 +77,13 @@ static int map_set(pymem_follow *f, uint64_t base, uint64_t npages, uint32_t cod
 static void map_clear(pymem_follow *f, uint64_t base, const rec_page *r) {
     uint64_t page = page_of(f->h, base), n = (r->code - 1) >> 2 ? r->npages : 1;
     for (uint64_t i = page; i < page + n; i++)
-        if (f->arenas[i / ARENA_PAGES]) f->arenas[i / ARENA_PAGES][i % ARENA_PAGES] = (rec_page){0};
+        if (f->arenas[i / ARENA_PAGES]) fill_page(rec_at(f, i), 0, 0, NO_CODE);
 }
 
 static const rec_page *map_at(const pymem_follow *f, uint64_t addr) {
     if (addr < f->h->config.arena_base) return NULL;
     uint64_t page = page_of(f->h, addr), arena = page / ARENA_PAGES;
-    const rec_page *r = arena < f->narenas && f->arenas[arena] ? &f->arenas[arena][page % ARENA_PAGES] : NULL;
+    const rec_page *r = arena < f->narenas && f->arenas[arena] ? rec_at(f, page) : NULL;
     return r && r->code != NO_CODE ? r : NULL;
 }
 
@@ -78,8 +97,8 @@ static int span_check(const pymem_follow *f, uint64_t base, uint64_t npages, uin
     bool known = kindclass == 1 || (!(kindclass & 1) && sizeclass < NUM_CLASSES);
     bool sized = !sizeclass || !known || npages == size_classes_go()->npages[sizeclass];
     if (fits && known && sized) return PYMEM_OK;
-    return fail(h, PYMEM_EFORMAT, "a span of %llu pages, kind and class %u, at 0x%llx cannot be", (unsigned long long)npages,
-                kindclass, (unsigned long long)base);
+    return fail(h, PYMEM_EFORMAT, "a span of %llu pages, kind and class %u, at 0x%llx cannot be",
+                (unsigned long long)npages, kindclass, (unsigned long long)base);
 }
 
 static uint64_t rec_base(const pymem_follow *f, uint64_t addr, const rec_page *r) {
@@ -96,13 +115,16 @@ static proc *proc_at(pymem_follow *f, uint64_t row, proc_view **view) {
 }
 
 static void miss(pymem_follow *f, uint64_t got, uint64_t want, uint32_t kind) {
-    if (f->nmisses < MAX_MISSES) f->misses[f->nmisses++] = (pymem_miss){.row = f->row, .got = got, .want = want, .kind = kind};
+    if (f->nmisses < MAX_MISSES)
+        f->misses[f->nmisses++] = (pymem_miss){.row = f->row, .got = got, .want = want, .kind = kind};
 }
 
 /* ---- sweeping as the record lets it be seen ---- */
 
 static bool frees_something(const mspan *s) { return span_count_marks(s) < s->alloc_count; }
-static bool unswept(const pymem_heap *h, const mspan *s) { return s->state == SPAN_IN_USE && s->sweepgen == h->sweepgen - 2; }
+static bool unswept(const pymem_heap *h, const mspan *s) {
+    return s->state == SPAN_IN_USE && s->sweepgen == h->sweepgen - 2;
+}
 
 /* Is the span the first, in the order of sweeping, that frees something? Then all before it were swept in silence. */
 static bool is_next_in_turn(pymem_heap *h, const mspan *wanted) {
@@ -131,7 +153,10 @@ static int sweep_announced(pymem_follow *f, proc *p, mspan *wanted) {
 }
 
 static int remember(pymem_follow *f, proc_view *v, uint64_t base) {
-    if (v->n && v->spans[v->n - 1] == base) return PYMEM_OK;
+    if (v->n && (v->spans[v->n - 1] & ~(uint64_t)GIVEN_BACK) == (base & ~(uint64_t)GIVEN_BACK)) {
+        v->spans[v->n - 1] |= base;
+        return PYMEM_OK;
+    }
     if (v->n == v->cap) {
         uint64_t cap = v->cap ? 2 * v->cap : 64;
         void *q = os_grow(f->h, v->spans, v->cap * 8, cap * 8);
@@ -143,26 +168,33 @@ static int remember(pymem_follow *f, proc_view *v, uint64_t base) {
     return PYMEM_OK;
 }
 
-/* Before an allocation of a class the spans announced on its way are swept, but for those of its own class: those the
- * refill itself will come upon. */
+/* Before an allocation of a class the spans announced on its way are swept. One of its own class that was not given
+ * back is what the refill came upon, unless one that was swept before waits: in which order the unswept ones wait, the
+ * record alone knows. */
 static int sweep_remembered(pymem_follow *f, proc *p, proc_view *v, uint32_t span_class) {
+    pymem_heap *h = f->h;
+    mspan *own = NULL;
     for (uint64_t i = 0; i < v->n; i++) {
-        mspan *s = mheap_span_of(f->h, v->spans[i]);
-        if (!s || !unswept(f->h, s)) continue;
-        bool refills = span_class > 1 && s->span_class == span_class && span_count_marks(s);
+        bool given_back = v->spans[i] & GIVEN_BACK;
+        mspan *s = mheap_span_of(h, v->spans[i] & ~(uint64_t)GIVEN_BACK);
+        if (!s || !unswept(h, s)) continue;
+        bool refills = span_class > 1 && s->span_class == span_class && !given_back;
+        if (refills && !own) own = s;
         int rc = refills ? PYMEM_OK : sweep_announced(f, p, s);
         if (rc) return rc;
     }
+    bool waiting = span_class > 1 && set_swept(h, span_class, false)->first;
     v->n = 0;
-    return PYMEM_OK;
+    return own && !v->grew && !waiting && unswept(h, own) ? restore_use(h, p, own) : PYMEM_OK;
 }
 
-static int on_freed(pymem_follow *f, uint64_t addr) {
+/* A sweep frees the object at addr or (given_back) the whole span there. */
+static int on_freed(pymem_follow *f, uint64_t addr, uint64_t given_back) {
     proc_view *v;
     proc *p = proc_at(f, f->row, &v);
     mspan *s = mheap_span_of(f->h, addr);
     if (!f->repair || !s || !unswept(f->h, s)) return PYMEM_OK;
-    return v->in_sweep ? remember(f, v, s->base) : sweep_announced(f, p, s);
+    return v->in_sweep ? remember(f, v, s->base | given_back) : sweep_announced(f, p, s);
 }
 
 /* ---- cycles ---- */
@@ -208,15 +240,6 @@ static int begin_cycle(pymem_follow *f, proc *p, bool forced) {
     return PYMEM_OK;
 }
 
-static int sweep_rest(pymem_follow *f, proc *p) {
-    for (;;) {
-        mspan *s;
-        uint64_t base;
-        int rc = sweep_one(f->h, p, &s, &base);
-        if (rc || !base) return rc;
-    }
-}
-
 /* A cycle that was asked for is swept before the caller goes on. The first one may have begun before the trace did. */
 static int on_gc_end(pymem_follow *f, proc *p) {
     uint64_t deaths;
@@ -228,9 +251,60 @@ static int on_gc_end(pymem_follow *f, proc *p) {
     gc_flip(f->h);
     rc = flush_all(f, p);
     gc_end(f->h, p, f->sweep_due);
-    if (!rc && f->sweep_due) rc = sweep_rest(f, p);
+    if (!rc && f->sweep_due) rc = sweep_all(f->h, p, NULL);
     f->sweep_due = false;
     return rc;
+}
+
+/* ---- predictions ----
+ *
+ * A goroutine may be preempted after it has taken a slot and before it writes its event; others allocate meanwhile, and
+ * the record has the two in the wrong order. Following, that costs a miss; in the open loop all that comes after would
+ * be off. So there an allocation that takes a fresh span is dated by the span's event, which is written on the spot; and
+ * where the predicted slot turns up in an event a little later, that allocation was the first of the two. */
+
+static int predict(pymem_follow *f, proc *p, uint32_t span_class, uint64_t npages, uint32_t type, uint64_t *addr) {
+    f->h->scripted = f->repair;
+    f->h->nscript = 0;
+    int rc = heap_malloc_class(f->h, p, span_class, npages, type, addr);
+    f->h->scripted = false;
+    return rc;
+}
+
+static bool in_flight_take(pymem_follow *f, uint64_t slot) {
+    for (uint32_t i = 0; i < f->nin_flight; i++) {
+        if (f->in_flight[i] != slot) continue;
+        f->in_flight[i] = f->in_flight[--f->nin_flight];
+        return true;
+    }
+    return false;
+}
+
+static void in_flight_add(pymem_follow *f, uint64_t slot) {
+    if (f->nin_flight < MAX_IN_FLIGHT) f->in_flight[f->nin_flight++] = slot;
+}
+
+/* Does the event of an object in this slot come a little later, in the same cycle? */
+static bool comes_late(pymem_follow *f, uint64_t slot) {
+    const pymem_trace_rows *t = &f->rows;
+    uint64_t size = mheap_span_of(f->h, slot)->elem_size;
+    if (f->late_searches == LATE_SEARCHES) return false;
+    f->late_searches++;
+    uint64_t end = t->n - f->row < LATE_ROWS ? t->n : f->row + LATE_ROWS;
+    for (uint64_t i = f->row + 1; i < end && t->kind[i] != TRACE_GC_END; i++)
+        if (t->kind[i] == TRACE_OBJECT_ALLOC && t->a[i] >= slot && t->a[i] - slot < size) return true;
+    return false;
+}
+
+/* The open loop's answer to an event that says want. */
+static int predict_in_order(pymem_follow *f, proc *p, const rec_page *r, uint64_t want, uint64_t *got) {
+    *got = want;
+    if (in_flight_take(f, want)) return PYMEM_OK;
+    for (;;) {
+        int rc = predict(f, p, rec_class(r), r->npages, (uint32_t)f->rows.b[f->row], got);
+        if (rc || *got == want || f->nin_flight == MAX_IN_FLIGHT || !comes_late(f, *got)) return rc;
+        in_flight_add(f, *got);
+    }
 }
 
 /* ---- spans ---- */
@@ -240,7 +314,7 @@ static int on_manual(pymem_follow *f, uint64_t base, uint64_t npages) {
     proc *p = proc_at(f, f->row, &v);
     mspan *s;
     f->counts.manual++;
-    if (p->has_p && !v->seen_pages && npages < PAGE_CACHE_PAGES / 4 && f->repair) {
+    if (p->has_p && !v->seen_pages && uses_page_cache(npages) && f->repair) {
         v->seen_pages = 1; /* which block of pages the proc holds shows when it first takes from it */
         int rc = restore_page_block(f->h, p, base, npages);
         if (rc) return rc;
@@ -254,8 +328,9 @@ static int on_manual(pymem_follow *f, uint64_t base, uint64_t npages) {
     miss(f, s->base, base, TRACE_SPAN_ALLOC);
     if (!f->repair) return PYMEM_OK;
     restore_drop(f->h, s);
+    if (uses_page_cache(npages) && p->has_p) restore_claim_page(f->h, p, base);
     rc = restore_span(f->h, base, npages, PYMEM_SPAN_STACK, 0, &s);
-    if (!rc && npages < PAGE_CACHE_PAGES / 4 && p->has_p) restore_adopt_block(f->h, p, base, npages);
+    if (!rc && uses_page_cache(npages) && p->has_p) restore_adopt_block(f->h, p, base, npages);
     return rc;
 }
 
@@ -269,7 +344,13 @@ static int on_span_alloc(pymem_follow *f) {
     proc_view *v;
     proc *p = proc_at(f, f->row, &v);
     v->grew = true;
-    if (p->has_p && !v->seen_pages && npages < PAGE_CACHE_PAGES / 4 && f->repair) {
+    if (!f->repair && p->cache) {
+        uint64_t slot;
+        rc = predict(f, p, kindclass >> 1, npages, 0, &slot);
+        if (!rc) in_flight_add(f, slot);
+        return rc;
+    }
+    if (p->has_p && !v->seen_pages && uses_page_cache(npages) && f->repair) {
         v->seen_pages = 1;
         return restore_page_block(f->h, p, base, npages);
     }
@@ -284,7 +365,7 @@ static int on_span_free(pymem_follow *f) {
     map_clear(f, base, r);
     mspan *s = mheap_span_of(f->h, base);
     if (!s || s->base != base) return PYMEM_OK;
-    if (!manual) return on_freed(f, base);
+    if (!manual) return on_freed(f, base, GIVEN_BACK);
     if (s->state == SPAN_MANUAL) mheap_free_span(f->h, &f->h->no_p, s);
     return PYMEM_OK;
 }
@@ -294,10 +375,11 @@ static int on_span_free(pymem_follow *f) {
 static int repair_alloc(pymem_follow *f, proc *p, uint64_t got, bool fresh, uint64_t want, const rec_page *r) {
     pymem_heap *h = f->h;
     uint64_t base = rec_base(f, want, r);
-    uint32_t span_class = (uint32_t)(r->code - 1) >> 1;
+    uint32_t span_class = rec_class(r);
     restore_undo(h, p, got, fresh);
     if (span_class >> 1)
-        return restore_cached(h, p, base, r->npages, span_class, (uint32_t)((want - base) / size_classes_go()->size[span_class >> 1]));
+        return restore_cached(h, p, base, r->npages, span_class,
+                              (uint32_t)((want - base) / size_classes_go()->size[span_class >> 1]));
     mspan *s;
     int rc = restore_span(h, base, r->npages, PYMEM_SPAN_HEAP, span_class, &s);
     if (!rc) restore_large(h, p, s);
@@ -306,92 +388,90 @@ static int repair_alloc(pymem_follow *f, proc *p, uint64_t got, bool fresh, uint
 
 /* With several Ps a proc's span of a class shows when it first allocates from it. */
 static bool learn_span(pymem_follow *f, proc *p, proc_view *v, uint64_t want, const rec_page *r, int *rc) {
-    uint32_t span_class = (uint32_t)(r->code - 1) >> 1;
+    uint32_t span_class = rec_class(r);
     if (f->nprocs < 2 || !f->repair || v->seen[span_class] || span_class < 2) return false;
     v->seen[span_class] = 1;
     uint64_t base = rec_base(f, want, r);
     mspan *s = mheap_span_of(f->h, base);
-    if (!s || s->base != base || s->span_class != span_class || p->cache->alloc[span_class] != &empty_span) return false;
+    if (!s || s->base != base || s->span_class != span_class || p->cache->alloc[span_class] != &empty_span)
+        return false;
     *rc = restore_cached(f->h, p, base, r->npages, span_class, (uint32_t)((want - base) / s->elem_size));
     f->counts.learned++;
     return true;
 }
 
 /* A trace names a tiny object by its block, and all 16-byte objects without pointers alike. One at a block handed out
- * since the procs were last flushed, which ends all current blocks, is another part of it; else the slot is new. The
- * span's table of tiny objects remembers when. */
-static bool joins_tiny_block(pymem_follow *f, uint64_t block) {
-    mspan *s = mheap_span_of(f->h, block);
-    if (!s || s->span_class != TINY_SPAN_CLASS || s->state != SPAN_IN_USE || !s->tiny_live) return false;
-    uint32_t slot = span_slot_of(s, block);
-    return slot < s->nelems && span_is_allocated(s, slot) && s->tiny_live[slot] == f->epoch;
+ * since the procs were last flushed, which ends all current blocks, is another part of it; else the slot is new. */
+static bool joins_tiny_block(const pymem_follow *f, uint64_t block) {
+    const rec_page *r = rec_at(f, page_of(f->h, block));
+    return r->opened && r->opened[(block & (PAGE_SIZE - 1)) / TINY_SIZE] == f->epoch;
 }
 
 static int open_tiny_block(pymem_follow *f, uint64_t block) {
-    mspan *s = mheap_span_of(f->h, block);
-    int rc = span_tiny_table(f->h, s);
-    if (!rc) s->tiny_live[span_slot_of(s, block)] = f->epoch;
-    return rc;
-}
-
-static int predict(pymem_follow *f, proc *p, uint32_t span_class, uint64_t npages, uint32_t type, uint64_t *addr) {
-    f->h->scripted = f->repair;
-    f->h->nscript = 0;
-    int rc = heap_malloc_class(f->h, p, span_class, npages, type, addr);
-    f->h->scripted = false;
-    return rc;
+    rec_page *r = rec_at(f, page_of(f->h, block));
+    if (!r->opened) r->opened = os_alloc(f->h, TINY_SLOTS * sizeof *r->opened);
+    if (!r->opened) return fail(f->h, PYMEM_ENOMEM, "no memory for the tiny blocks of a page");
+    r->opened[(block & (PAGE_SIZE - 1)) / TINY_SIZE] = f->epoch;
+    return PYMEM_OK;
 }
 
 /* Does a slot of the recorded span begin there? */
 static bool is_slot(const pymem_follow *f, uint64_t addr, const rec_page *r) {
-    uint32_t span_class = (uint32_t)(r->code - 1) >> 1;
+    uint32_t span_class = rec_class(r);
     uint64_t offset = addr - rec_base(f, addr, r), size = size_classes_go()->size[span_class >> 1];
     return span_class >> 1 ? offset % size == 0 && offset / size < size_classes_go()->nelems[span_class] : offset == 0;
 }
 
-static int on_alloc(pymem_follow *f) {
+/* The slot that the object at addr lies in, by the record; a trace that has none there is damaged. */
+static int recorded_slot(pymem_follow *f, uint64_t addr, const rec_page *r, uint64_t *slot) {
+    uint32_t span_class = rec_class(r);
+    bool header = !(span_class & 1) && span_class >> 1 && size_classes_go()->size[span_class >> 1] > MIN_HEADER_SIZE;
+    *slot = header ? addr - MALLOC_HEADER : addr;
+    if (span_class == TINY_SPAN_CLASS) *slot &= ~(uint64_t)(TINY_SIZE - 1);
+    if (map_at(f, *slot) == r && is_slot(f, *slot, r)) return PYMEM_OK;
+    return fail(f->h, PYMEM_EFORMAT, "an object at 0x%llx is in no slot of its span", (unsigned long long)addr);
+}
+
+static int predict_and_compare(pymem_follow *f, proc *p, bool grew, uint64_t want, const rec_page *r) {
     pymem_heap *h = f->h;
-    uint64_t want = f->rows.a[f->row];
-    const rec_page *r = map_at(f, want);
+    uint64_t got, pages = h->pages_in_use;
+    f->counts.allocations++;
+    h->must_grow = f->repair && grew;
+    int rc = f->repair ? predict(f, p, rec_class(r), r->npages, (uint32_t)f->rows.b[f->row], &got)
+                       : predict_in_order(f, p, r, want, &got);
+    h->must_grow = false;
+    if (rc) return rc;
+    if (got == want) {
+        f->counts.matched++;
+        return PYMEM_OK;
+    }
+    miss(f, got, want, TRACE_OBJECT_ALLOC);
+    return f->repair ? repair_alloc(f, p, got, h->pages_in_use > pages, want, r) : PYMEM_OK;
+}
+
+static int on_alloc(pymem_follow *f) {
+    uint64_t want;
+    const rec_page *r = map_at(f, f->rows.a[f->row]);
     proc_view *v;
     proc *p = proc_at(f, f->row, &v);
     if (!r || r->code == MANUAL_CODE || !p->cache) {
         f->counts.unknown++;
         return PYMEM_OK;
     }
-    uint32_t span_class = (uint32_t)(r->code - 1) >> 1;
-    bool header = !(span_class & 1) && span_class >> 1 && size_classes_go()->size[span_class >> 1] > MIN_HEADER_SIZE;
-    if (header) want -= MALLOC_HEADER;
-    if (span_class == TINY_SPAN_CLASS) want &= ~(uint64_t)(TINY_SIZE - 1);
-    if (map_at(f, want) != r || !is_slot(f, want, r))
-        return fail(h, PYMEM_EFORMAT, "an object at 0x%llx is in no slot of its span", (unsigned long long)f->rows.a[f->row]);
-    f->counts.allocations++;
-    int rc = sweep_remembered(f, p, v, span_class);
+    bool tiny = rec_class(r) == TINY_SPAN_CLASS, grew = v->grew;
+    int rc = recorded_slot(f, f->rows.a[f->row], r, &want);
+    if (!rc) rc = sweep_remembered(f, p, v, rec_class(r));
     if (rc) return rc;
-    if (span_class == TINY_SPAN_CLASS && joins_tiny_block(f, want)) {
-        f->counts.matched++;
+    if (tiny && joins_tiny_block(f, want)) {
         f->counts.tiny++;
-        h->tiny_allocs++;
+        f->h->tiny_allocs++;
         return PYMEM_OK;
     }
-    if (learn_span(f, p, v, want, r, &rc)) {
-        f->counts.allocations--;
-        return rc;
+    if (!learn_span(f, p, v, want, r, &rc)) {
+        v->grew = false;
+        rc = predict_and_compare(f, p, grew, want, r);
     }
-    uint64_t got, spans = h->pages_in_use;
-    h->must_grow = f->repair && v->grew;
-    v->grew = false;
-    rc = predict(f, p, span_class, r->npages, (uint32_t)f->rows.b[f->row], &got);
-    h->must_grow = false;
-    if (rc) return rc;
-    if (got == want) {
-        f->counts.matched++;
-    } else {
-        miss(f, got, want, TRACE_OBJECT_ALLOC);
-        rc = f->repair ? repair_alloc(f, p, got, h->pages_in_use > spans, want, r) : PYMEM_OK;
-    }
-    if (!rc && span_class == TINY_SPAN_CLASS) rc = open_tiny_block(f, f->repair ? want : got);
-    return rc;
+    return !rc && tiny ? open_tiny_block(f, want) : rc;
 }
 
 /* ---- the start ---- */
@@ -405,7 +485,9 @@ static int start_spans(pymem_follow *f) {
         mspan *s;
         int rc = span_check(f, t->a[i], t->b[i], t->c[i]);
         if (!rc) rc = map_set(f, t->a[i], t->b[i], t->c[i] + 1u);
-        if (!rc) rc = restore_span(f->h, t->a[i], t->b[i], manual ? PYMEM_SPAN_STACK : PYMEM_SPAN_HEAP, manual ? 0 : t->c[i] >> 1, &s);
+        if (!rc)
+            rc = restore_span(f->h, t->a[i], t->b[i], manual ? PYMEM_SPAN_STACK : PYMEM_SPAN_HEAP,
+                              manual ? 0 : t->c[i] >> 1, &s);
         if (rc) return rc;
     }
     return PYMEM_OK;
@@ -436,7 +518,7 @@ static int do_row(pymem_follow *f) {
     proc *p = proc_at(f, f->row, &v);
     switch (f->rows.kind[f->row]) {
     case TRACE_OBJECT_ALLOC: return on_alloc(f);
-    case TRACE_OBJECT_FREE: return on_freed(f, f->rows.a[f->row]);
+    case TRACE_OBJECT_FREE: return on_freed(f, f->rows.a[f->row], 0);
     case TRACE_SPAN_ALLOC: return on_span_alloc(f);
     case TRACE_SPAN_FREE: return on_span_free(f);
     case TRACE_GC_BEGIN: return begin_cycle(f, p, f->rows.c[f->row] == 1);
@@ -474,10 +556,12 @@ int follow_run(pymem_follow *f, uint64_t rows, int *done) {
 
 pymem_heap *follow_heap(const pymem_follow *f) { return f->h; }
 
-int pymem_follow_new(pymem_heap *h, const pymem_trace_rows *rows, uint64_t stats_reason, int repair, pymem_follow **out) {
+int pymem_follow_new(pymem_heap *h, const pymem_trace_rows *rows, uint64_t stats_reason, int repair,
+                     pymem_follow **out) {
     pymem_follow *f = *out = os_alloc(h, sizeof *f);
     if (!f) return fail(h, PYMEM_ENOMEM, "no memory for a follower");
-    *f = (pymem_follow){.h = h, .rows = *rows, .stats_reason = stats_reason, .repair = repair, .epoch = 1, .nprocs = h->nprocs};
+    *f = (pymem_follow){
+        .h = h, .rows = *rows, .stats_reason = stats_reason, .repair = repair, .epoch = 1, .nprocs = h->nprocs};
     f->narenas = (h->config.address_space >> PAGE_SHIFT) / ARENA_PAGES;
     f->arenas = os_alloc(h, f->narenas * sizeof *f->arenas);
     f->procs = os_alloc(h, ((size_t)h->nprocs + 1) * sizeof *f->procs);
@@ -487,11 +571,17 @@ int pymem_follow_new(pymem_heap *h, const pymem_trace_rows *rows, uint64_t stats
     return fail(h, PYMEM_ENOMEM, "no memory for a follower");
 }
 
+static void free_arena(pymem_heap *h, rec_page *arena) {
+    for (uint64_t i = 0; arena && i < ARENA_PAGES; i++)
+        os_free(h, arena[i].opened, TINY_SLOTS * sizeof *arena[i].opened);
+    os_free(h, arena, ARENA_PAGES * sizeof *arena);
+}
+
 void pymem_follow_free(pymem_follow *f) {
     if (!f) return;
     pymem_heap *h = f->h;
     for (int32_t i = 0; f->procs && i <= f->nprocs; i++) os_free(h, f->procs[i].spans, f->procs[i].cap * 8);
-    for (uint64_t i = 0; f->arenas && i < f->narenas; i++) os_free(h, f->arenas[i], ARENA_PAGES * sizeof(rec_page));
+    for (uint64_t i = 0; f->arenas && i < f->narenas; i++) free_arena(h, f->arenas[i]);
     os_free(h, f->arenas, f->narenas * sizeof *f->arenas);
     os_free(h, f->procs, ((size_t)f->nprocs + 1) * sizeof *f->procs);
     os_free(h, f, sizeof *f);

@@ -18,50 +18,52 @@ enum {
     NUM_CLASSES = PYMEM_NUM_SIZE_CLASSES,
     NUM_SPAN_CLASSES = PYMEM_NUM_SPAN_CLASSES,
     MAX_SMALL = PYMEM_MAX_SMALL_SIZE,
-    MALLOC_HEADER = 8,          /* bytes in front of a scan object above 512 bytes: its type */
-    MIN_HEADER_SIZE = 512,      /* largest scan object whose pointer bits are kept in the span */
-    TINY_SIZE = 16,             /* bytes of a block shared by several small pointer-free objects */
+    MALLOC_HEADER = 8,     /* bytes in front of a scan object above 512 bytes: its type */
+    MIN_HEADER_SIZE = 512, /* largest scan object whose pointer bits are kept in the span */
+    TINY_SIZE = 16,        /* bytes of a block shared by several small pointer-free objects */
     TINY_SPAN_CLASS = 2 << 1 | 1,
     PAGE_CACHE_PAGES = 64,
-    NUM_STACK_ORDERS = 4,       /* pooled stacks: 2, 4, 8 and 16 KB */
+    NUM_STACK_ORDERS = 4, /* pooled stacks: 2, 4, 8 and 16 KB */
     FIXED_STACK = 2048,
     STACK_CACHE_SIZE = 32 << 10, /* bytes of one order a proc keeps, and of one pool span */
     STACK_CACHE_MAX = STACK_CACHE_SIZE / FIXED_STACK + 1,
     NUM_LARGE_STACKS = 48 - PAGE_SHIFT,
-    MSPAN_CACHE = 128,          /* mspan structs a proc keeps; refilled by half */
-    SPAN_BITS_MAX = 1024 / 8,   /* bytes of the longest slot bitmap: 1,024 slots of 8 bytes */
-    MAX_SUMMARY_LEVELS = 8
+    MSPAN_CACHE = 128,        /* mspan structs a proc keeps; refilled by half */
+    SPAN_BITS_MAX = 1024 / 8, /* bytes of the longest slot bitmap: 1,024 slots of 8 bytes */
+    MAX_SUMMARY_LEVELS = 8,
+    SLAB_SPANS = 64 /* mspan structs allocated at a time */
 };
 
 #define NO_PAGE UINT64_MAX
 
 /* A span: a run of pages cut into equal slots, or (manual) lent out whole.
  * In use:  alloc_count == slots below freeindex + alloc bits at or above it;  freeindex <= nelems.
- * sweepgen, against the heap's sg: sg - 2 unswept, sg - 1 being swept, sg swept, sg + 1 cached and stale, sg + 3 cached. */
+ * sweepgen, against the heap's sg: sg - 2 unswept, sg - 1 being swept, sg swept, sg + 1 cached and stale, sg + 3
+ * cached. */
 typedef struct mspan mspan;
 struct mspan {
-    uint64_t base;       /* address */
+    uint64_t base; /* address */
     uint64_t npages;
-    uint64_t elem_size;  /* bytes a slot */
+    uint64_t elem_size; /* bytes a slot */
     uint32_t sweepgen;
-    uint32_t div_magic;  /* offset * div_magic >> 32 == offset / elem_size; 0 for large */
+    uint32_t div_magic; /* offset * div_magic >> 32 == offset / elem_size; 0 for large */
     uint16_t nelems, freeindex, alloc_count;
     uint16_t count_before_cache; /* alloc_count when an mcache took it: what MemStats has counted already */
-    uint8_t span_class;  /* size class << 1 | noscan */
-    uint8_t state;       /* enum span_state */
-    uint8_t kind;        /* enum pymem_span_kind */
-    uint8_t page_mark;   /* some object was marked in the last mark: the reclaimer passes it by */
-    uint64_t *alloc_bits; /* slots that survived the last sweep */
-    uint64_t *mark_bits;  /* clear between cycles */
-    uint64_t *dead_bits;  /* slots declared dead since the last mark; NULL while there are none */
-    uint32_t *types;      /* type id a slot; NULL while all are 0 */
-    uint16_t *tiny_live;  /* a tiny block's living objects: bit k = one begins at byte k; NULL while there are none */
-    uint32_t large_type;  /* type id of the one object of a large span */
+    uint8_t span_class;          /* size class << 1 | noscan */
+    uint8_t state;               /* enum span_state */
+    uint8_t kind;                /* enum pymem_span_kind */
+    uint8_t page_mark;           /* some object was marked in the last mark: the reclaimer passes it by */
+    uint64_t *alloc_bits;        /* slots that survived the last sweep */
+    uint64_t *mark_bits;         /* clear between cycles */
+    uint64_t *dead_bits;         /* slots declared dead since the last mark; NULL while there are none */
+    uint32_t *types;             /* type id a slot; NULL while all are 0 */
+    uint16_t *tiny_live; /* a tiny block's living objects: bit k = one begins at byte k; NULL while there are none */
+    uint32_t large_type; /* type id of the one object of a large span */
     mspan *set_next[2], *set_prev[2]; /* links in the span sets of either sweepgen parity */
-    uint8_t in_set[2];    /* 0 none, 1 partial, 2 full: the set that holds it, by parity */
-    uint8_t set_class[2]; /* and its span class then: the struct may have been reused since */
-    mspan *next, *prev;   /* free structs; stack pools */
-    uint64_t free_stacks; /* manual pool span: stack of slot numbers, 4 bits each, last freed lowest */
+    uint8_t in_set[2];                /* 0 none, 1 partial, 2 full: the set that holds it, by parity */
+    uint8_t set_class[2];             /* and its span class then: the struct may have been reused since */
+    mspan *next, *prev;               /* free structs; stack pools */
+    uint64_t free_stacks;             /* manual pool span: stack of slot numbers, 4 bits each, last freed lowest */
     uint8_t nfree_stacks;
     uint16_t live_stacks; /* pool span: slots lent out; a slot in an mcache is neither live nor in free_stacks */
 };
@@ -72,23 +74,35 @@ enum span_state { SPAN_DEAD = 0, SPAN_IN_USE = 1, SPAN_MANUAL = 2 };
  * spans and only the cursor arithmetic of the blocks is kept. tail - head == length of the list. */
 typedef struct {
     mspan *first, *last;
-    uint32_t head, tail;         /* pops and pushes since the last reset */
+    uint32_t head, tail;           /* pops and pushes since the last reset */
     uint32_t spine_len, spine_cap; /* blocks, and room for blocks */
 } span_set;
 
-typedef struct { span_set partial[2], full[2]; } mcentral; /* by parity of sweepgen / 2 */
+typedef struct {
+    span_set partial[2], full[2];
+} mcentral; /* by parity of sweepgen / 2 */
 
 /* A bump allocator of off-heap memory in 256 KB chunks; a proc has one and the heap has one. */
-typedef struct { uint64_t off; bool has_chunk; } persistent_chunk;
+typedef struct {
+    uint64_t off;
+    bool has_chunk;
+} persistent_chunk;
 
 /* 64 pages, aligned, owned by one proc. cache: 1 = free; scav: 1 = returned to the OS. */
-typedef struct { uint64_t page, cache, scav; } page_cache;
+typedef struct {
+    uint64_t page, cache, scav;
+} page_cache;
 
-typedef struct { uint64_t list[STACK_CACHE_MAX]; uint32_t n; } stack_cache; /* list[n - 1] is the head */
+typedef struct {
+    uint64_t list[STACK_CACHE_MAX];
+    uint32_t n;
+} stack_cache; /* list[n - 1] is the head */
 
 typedef struct {
     mspan *alloc[NUM_SPAN_CLASSES]; /* the span each class allocates from; never NULL */
-    uint64_t tiny, tiny_offset, tiny_allocs; /* current block (0: none), bytes used in it, sharers since the last count */
+    uint64_t tiny;                  /* address of the current block, 0: none */
+    uint64_t tiny_offset;           /* bytes used in it */
+    uint64_t tiny_allocs;           /* objects that joined a block since MemStats counted them last */
     mspan *tiny_span;
     uint32_t tiny_slot;
     stack_cache stacks[NUM_STACK_ORDERS];
@@ -104,11 +118,15 @@ typedef struct {
     bool has_p;
 } proc;
 
-typedef struct { uint64_t alloc[CHUNK_WORDS], scav[CHUNK_WORDS]; } chunk; /* 1 = in use; 1 = scavenged */
+typedef struct {
+    uint64_t alloc[CHUNK_WORDS], scav[CHUNK_WORDS];
+} chunk; /* 1 = in use; 1 = scavenged */
 
 /* Address-ordered first fit. A summary says of an aligned run of chunks: free pages at its start, the longest free run
  * in it, free pages at its end. Level 0 is one chunk an entry, each level above covers 8 entries of the one below. */
-typedef struct { uint32_t start, max, end; } summary;
+typedef struct {
+    uint32_t start, max, end;
+} summary;
 typedef struct {
     chunk *chunks;
     uint64_t nchunks, cap_chunks;
@@ -117,18 +135,33 @@ typedef struct {
 } page_alloc;
 
 /* Go's counters for structs of one size cut from 16 KB chunks. */
-typedef struct { uint32_t size, chunk_left, nfree; uint64_t inuse; int stat; } fix_alloc;
+typedef struct {
+    uint32_t size, chunk_left, nfree;
+    uint64_t inuse;
+    int stat;
+} fix_alloc;
 
 typedef struct bits_arena bits_arena;
-struct bits_arena { bits_arena *next; uint64_t used; uint64_t words[(65536 - 16) / 8]; };
+struct bits_arena {
+    bits_arena *next;
+    uint64_t used;
+    uint64_t words[(65536 - 16) / 8];
+};
 
-typedef struct { uint64_t lo, hi; } mapped_range; /* bytes of a metadata table that are mapped */
+typedef struct {
+    uint64_t lo, hi;
+} mapped_range; /* bytes of a metadata table that are mapped */
 
-typedef struct { uint64_t page, npages; } page_run;
+typedef struct {
+    uint64_t page, npages;
+} page_run;
 
 /* A slab of mspan structs; they are never given back before the heap is. */
 typedef struct mspan_slab mspan_slab;
-struct mspan_slab { mspan_slab *next; mspan spans[64]; };
+struct mspan_slab {
+    mspan_slab *next;
+    mspan spans[SLAB_SPANS];
+};
 
 typedef struct kept_block kept_block; /* os.c */
 
@@ -144,9 +177,9 @@ struct pymem_heap {
     page_alloc pages;
     uint64_t cur_page, end_page; /* first page not yet given to the page allocator; first beyond the reserved arenas */
     uint64_t padding;            /* pages of the first chunk that hold nothing, for ever */
-    page_run scavenging[16];     /* taken out of the page allocator, free and in no page cache: on their way to the OS */
+    page_run scavenging[16]; /* taken out of the page allocator, free and in no page cache: on their way to the OS */
     uint32_t nscavenging;
-    mspan ***arenas;             /* [arena][page] -> span, or NULL */
+    mspan ***arenas; /* [arena][page] -> span, or NULL */
     uint64_t narenas, cap_arenas;
 
     /* spans */
@@ -157,7 +190,7 @@ struct pymem_heap {
     uint32_t sweepgen;
     uint32_t sweep_cursor; /* next of the 2 x NUM_SPAN_CLASSES unswept sets */
     bool sweep_done;
-    bool gc_running;       /* between gc_begin and gc_flip: stacks that fall free are held back */
+    bool gc_running; /* between gc_begin and gc_flip: stacks that fall free are held back */
     bits_arena *bits_free, *bits_next, *bits_current, *bits_previous; /* Go's four lists */
     bits_arena *bits_spare; /* reserved ahead of need; Go has not asked for them yet, so MemStats does not count them */
 
@@ -191,8 +224,8 @@ struct pymem_heap {
     uint64_t heap_marked;
     pymem_cycle last_mark; /* what the last mark found; row unused */
     uint64_t num_gc, num_forced_gc;
-    uint64_t gc_goal;      /* heapLive at which GOGC alone would have the next cycle end; UINT64_MAX: off */
-    uint64_t memory_limit; /* GOMEMLIMIT; INT64_MAX: none */
+    uint64_t gc_goal;        /* heapLive at which GOGC alone would have the next cycle end; UINT64_MAX: off */
+    uint64_t memory_limit;   /* GOMEMLIMIT; INT64_MAX: none */
     persistent_chunk palloc; /* used without a P */
     fix_alloc span_fix, cache_fix;
     uint64_t allspans_len, allspans_cap;
@@ -204,7 +237,7 @@ struct pymem_heap {
 };
 
 /* ---- os.c: every call to the operating system, and the place where faults are injected ---- */
-void *os_alloc(pymem_heap *h, size_t size); /* zeroed */
+void *os_alloc(pymem_heap *h, size_t size);      /* zeroed */
 void *os_alloc_kept(pymem_heap *h, size_t size); /* zeroed; until os_release_kept */
 void os_release_kept(pymem_heap *h);
 void *os_grow(pymem_heap *h, void *p, size_t old_size, size_t new_size); /* the new part zeroed */
@@ -240,7 +273,7 @@ uint64_t heap_goal(const pymem_heap *h);
 /* ---- mpagealloc.c ---- */
 int page_alloc_reserve(pymem_heap *h, uint64_t npages); /* metadata for npages in all; changes nothing else */
 void page_alloc_grow(pymem_heap *h, uint64_t npages);   /* npages more, free and scavenged; metadata reserved before */
-uint64_t page_alloc_find(const page_alloc *p, uint64_t npages); /* first fit, or NO_PAGE */
+uint64_t page_alloc_find(const page_alloc *p, uint64_t npages);          /* first fit, or NO_PAGE */
 uint64_t page_alloc_take(page_alloc *p, uint64_t page, uint64_t npages); /* returns how many were scavenged */
 void page_alloc_free(page_alloc *p, uint64_t page, uint64_t npages);
 void page_alloc_update(page_alloc *p, uint64_t first_chunk, uint64_t last_chunk);
@@ -250,17 +283,17 @@ uint64_t summary_entries(const page_alloc *p, uint32_t level);
 void page_alloc_release(pymem_heap *h);
 
 /* ---- mpagecache.c ---- */
-bool page_cache_fill(page_alloc *p, page_cache *c); /* false: no free page anywhere */
-void page_cache_fill_block(page_alloc *p, page_cache *c, uint64_t page); /* of 64 pages, page being its first */
+bool page_cache_fill(page_alloc *p, page_cache *c);                            /* false: no free page anywhere */
+void page_cache_fill_block(page_alloc *p, page_cache *c, uint64_t page);       /* of 64 pages, page being its first */
 uint64_t page_cache_take(page_cache *c, uint64_t npages, uint64_t *scavenged); /* NO_PAGE: does not fit */
 void page_cache_flush(page_alloc *p, page_cache *c);
 
 /* ---- mbitmap.c: slot bitmaps and the arenas they live in ---- */
-int gcbits_reserve(pymem_heap *h);                     /* the next two bitmaps cannot fail */
-int gcbits_reserve_cycle(pymem_heap *h);               /* nor those that sweeping all spans after the next epoch takes */
-uint64_t *gcbits_new(pymem_heap *h, uint32_t nelems);  /* zeroed; reserve first */
+int gcbits_reserve(pymem_heap *h);                    /* the next two bitmaps cannot fail */
+int gcbits_reserve_cycle(pymem_heap *h);              /* nor those that sweeping all spans after the next epoch takes */
+uint64_t *gcbits_new(pymem_heap *h, uint32_t nelems); /* zeroed; reserve first */
 void gcbits_epoch(pymem_heap *h);
-uint32_t span_next_free(const mspan *s); /* first free slot from freeindex on, or nelems */
+uint32_t span_next_free(const mspan *s);             /* first free slot from freeindex on, or nelems */
 uint32_t span_next_used(const mspan *s, uint32_t i); /* first slot in use from i on, or nelems */
 bool span_is_allocated(const mspan *s, uint32_t i);
 bool span_is_unswept(const pymem_heap *h, const mspan *s); /* its mark bits count, its alloc bits are last cycle's */
@@ -278,6 +311,10 @@ int mheap_alloc_span(pymem_heap *h, proc *p, uint64_t npages, int kind, uint32_t
 int mheap_span_at(pymem_heap *h, proc *p, uint64_t page, uint64_t npages, int kind, uint32_t span_class, mspan **out);
 int mheap_grow(pymem_heap *h, proc *p, uint64_t npages);
 void mheap_free_span(pymem_heap *h, proc *p, mspan *s);
+static inline mspan *span_at(const pymem_heap *h, uint64_t page) {
+    return h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+}
+static inline bool uses_page_cache(uint64_t npages) { return npages < PAGE_CACHE_PAGES / 4; }
 mspan *mheap_span_of(const pymem_heap *h, uint64_t addr); /* NULL: no span there */
 uint64_t page_of(const pymem_heap *h, uint64_t addr);
 uint64_t page_addr(const pymem_heap *h, uint64_t page);
@@ -297,6 +334,7 @@ int swept_parity(const pymem_heap *h);
 /* ---- mgcsweep.c ---- */
 int sweep_span(pymem_heap *h, proc *p, mspan *s, bool preserve, bool *freed);
 int sweep_one(pymem_heap *h, proc *p, mspan **swept, uint64_t *base); /* base 0: nothing left */
+int sweep_all(pymem_heap *h, proc *p, uint64_t *spans);               /* spans swept; may be NULL */
 bool sweep_acquire(pymem_heap *h, mspan *s);
 int deduct_sweep_credit(pymem_heap *h, proc *p, uint64_t span_bytes, uint64_t caller_pages);
 int reclaim(pymem_heap *h, proc *p, uint64_t npages);
@@ -335,12 +373,11 @@ int heap_malloc_same(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_
                      uint64_t *done);
 int heap_malloc_each(pymem_heap *h, proc *p, const uint64_t *sizes, const uint8_t *noscan, int noscan_all,
                      const uint32_t *types, uint64_t n, uint64_t *addrs, uint64_t *done);
-int heap_find_object(pymem_heap *h, uint64_t addr, mspan **span, uint32_t *slot); /* living, exactly at addr */
+int heap_find_object(pymem_heap *h, uint64_t addr, mspan **span, uint32_t *slot);        /* living, exactly at addr */
 int heap_declare_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n, uint64_t *done); /* all or none */
 void heap_undeclare_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n);
 int span_kill_slot(pymem_heap *h, mspan *s, uint32_t slot);
 int span_set_type(pymem_heap *h, mspan *s, uint32_t slot, uint32_t type);
-int span_tiny_table(pymem_heap *h, mspan *s); /* s->tiny_live is there */
 uint64_t span_object_addr(const mspan *s, uint32_t slot);
 
 /* ---- restore.c ---- */
@@ -349,7 +386,9 @@ int restore_is_vacant(pymem_heap *h, uint64_t base, uint64_t npages);
 int restore_object(pymem_heap *h, uint64_t addr, uint32_t type, uint64_t *object);
 void restore_unswept(pymem_heap *h);
 int restore_done(pymem_heap *h);
+int restore_use(pymem_heap *h, proc *p, mspan *s);
 int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint32_t span_class, uint32_t slot);
+void restore_claim_page(pymem_heap *h, proc *p, uint64_t base);
 void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages);
 int restore_page_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages);
 void restore_large(pymem_heap *h, proc *p, mspan *s);

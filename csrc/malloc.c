@@ -26,7 +26,7 @@ static int type_table(pymem_heap *h, mspan *s) {
     return rc;
 }
 
-int span_tiny_table(pymem_heap *h, mspan *s) {
+static int tiny_table(pymem_heap *h, mspan *s) {
     void *t = s->tiny_live;
     int rc = table_for_slots(h, &t, s->nelems * sizeof *s->tiny_live);
     s->tiny_live = t;
@@ -106,7 +106,7 @@ static int tiny_open(pymem_heap *h, proc *p, uint64_t size, uint32_t type, uint6
     mspan *s;
     uint32_t i;
     int rc = next_slot(h, p, TINY_SPAN_CLASS, &s, &i);
-    if (!rc) rc = span_tiny_table(h, s);
+    if (!rc) rc = tiny_table(h, s);
     if (!rc && type) rc = type_table(h, s);
     if (rc) return rc;
     take_slot(s, i);
@@ -216,7 +216,8 @@ static inline int runs_malloc(pymem_heap *h, proc *p, slot_run *runs, const size
     return run_malloc(h, p, &runs[span_class], span_class, type, addr);
 }
 
-/* The next slot of a span class, or a large object of so many pages: for callers that know the class but not the size. */
+/* The next slot of a span class, or a large object of so many pages: for callers that know the class but not the size.
+ */
 int heap_malloc_class(pymem_heap *h, proc *p, uint32_t span_class, uint64_t npages, uint32_t type, uint64_t *addr) {
     if (span_class >> 1) return malloc_slot(h, p, span_class, type, addr);
     return malloc_large(h, p, npages << PAGE_SHIFT, span_class & 1, type, addr);

@@ -26,7 +26,8 @@ static uint64_t list_length(const bits_arena *a) {
 int gcbits_reserve_cycle(pymem_heap *h) {
     uint64_t words = 0, have = list_length(h->bits_free) + list_length(h->bits_previous) + list_length(h->bits_spare);
     for (const mspan_slab *slab = h->slabs; slab; slab = slab->next)
-        for (int i = 0; i < 64; i++) words += slab->spans[i].state == SPAN_IN_USE ? bit_words(slab->spans[i].nelems) : 0;
+        for (int i = 0; i < SLAB_SPANS; i++)
+            words += slab->spans[i].state == SPAN_IN_USE ? bit_words(slab->spans[i].nelems) : 0;
     for (uint64_t need = words / (ARENA_WORDS - 2 * SPAN_BITS_MAX / 8) + 2; have < need; have++) {
         bits_arena *a = arena_real(h);
         if (!a) return fail(h, PYMEM_ENOMEM, "no memory for the slot bitmaps of a cycle");

@@ -70,7 +70,8 @@ mspan *span_set_pop(pymem_heap *h, uint32_t span_class, bool full, bool swept) {
 }
 
 void span_set_remove(pymem_heap *h, mspan *s, int parity) {
-    if (s->in_set[parity]) unlink_span(h, set_of(h, s->set_class[parity], s->in_set[parity] == IN_FULL, parity), s, parity);
+    if (s->in_set[parity])
+        unlink_span(h, set_of(h, s->set_class[parity], s->in_set[parity] == IN_FULL, parity), s, parity);
 }
 
 /* The last of its swept set becomes the first: it had been popped by mistake. */

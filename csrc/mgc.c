@@ -7,22 +7,13 @@ int gc_settle(pymem_heap *h, proc *p) {
     for (int32_t i = 0; i < h->nprocs && !rc; i++)
         if (h->procs[i] && h->procs[i]->flush_gen != h->sweepgen) rc = proc_flush(h, p, h->procs[i]);
     if (!rc && h->no_p.cache && h->no_p.flush_gen != h->sweepgen) rc = proc_flush(h, p, &h->no_p);
-    for (uint64_t base = 1; base && !rc;) {
-        mspan *s;
-        rc = sweep_one(h, p, &s, &base);
-    }
-    return rc;
+    return rc ? rc : sweep_all(h, p, NULL);
 }
 
 /* All is swept before a cycle begins. Go: finishsweep_m */
 int gc_begin(pymem_heap *h, proc *p) {
-    for (;;) {
-        mspan *s;
-        uint64_t base;
-        int rc = sweep_one(h, p, &s, &base);
-        if (rc) return rc;
-        if (!base) break;
-    }
+    int rc = sweep_all(h, p, NULL);
+    if (rc) return rc;
     span_sets_reset(h);
     gcbits_epoch(h);
     h->gc_running = true;
@@ -41,7 +32,7 @@ static void mark_span(pymem_cycle *sum, mspan *s) {
 void gc_mark_record(pymem_heap *h) {
     h->last_mark = (pymem_cycle){0};
     for (mspan_slab *slab = h->slabs; slab; slab = slab->next)
-        for (int i = 0; i < 64; i++)
+        for (int i = 0; i < SLAB_SPANS; i++)
             if (slab->spans[i].state == SPAN_IN_USE) mark_span(&h->last_mark, &slab->spans[i]);
     h->heap_marked = h->last_mark.bytes_marked;
 }
@@ -92,7 +83,7 @@ static void tally_frees(const pymem_heap *h, pymem_gc_result *sum) {
 static uint64_t spans_in_use(const pymem_heap *h) {
     uint64_t n = 0;
     for (const mspan_slab *slab = h->slabs; slab; slab = slab->next)
-        for (int i = 0; i < 64; i++) n += slab->spans[i].state == SPAN_IN_USE;
+        for (int i = 0; i < SLAB_SPANS; i++) n += slab->spans[i].state == SPAN_IN_USE;
     return n;
 }
 

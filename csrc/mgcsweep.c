@@ -40,7 +40,8 @@ static bool settle(pymem_heap *h, proc *p, mspan *s, uint32_t nfreed) {
     return false;
 }
 
-/* The caller has acquired s (sweepgen == sg - 1). preserve: the caller wants to keep the span, whatever is left in it. */
+/* The caller has acquired s (sweepgen == sg - 1). preserve: the caller wants to keep the span, whatever is left in it.
+ */
 int sweep_span(pymem_heap *h, proc *p, mspan *s, bool preserve, bool *freed) {
     *freed = false;
     int rc = gcbits_reserve(h);
@@ -89,6 +90,16 @@ int sweep_one(pymem_heap *h, proc *p, mspan **swept, uint64_t *base) {
     rc = sweep_span(h, p, s, false, &freed);
     if (freed) h->reclaim_credit += npages;
     return rc;
+}
+
+int sweep_all(pymem_heap *h, proc *p, uint64_t *spans) {
+    for (uint64_t n = 0;; n++) {
+        mspan *s;
+        uint64_t base;
+        int rc = sweep_one(h, p, &s, &base);
+        if (spans) *spans = n;
+        if (rc || !base) return rc;
+    }
 }
 
 /* ---- sweeping in proportion to allocation ---- */
@@ -143,7 +154,7 @@ int deduct_sweep_credit(pymem_heap *h, proc *p, uint64_t span_bytes, uint64_t ca
 static int reclaim_chunk(pymem_heap *h, proc *p, uint64_t first, uint64_t *found) {
     uint64_t end = first + RECLAIM_CHUNK < h->cur_page ? first + RECLAIM_CHUNK : h->cur_page;
     for (uint64_t page = first; page < end; page++) {
-        mspan *s = h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+        mspan *s = span_at(h, page);
         if (!s || page_of(h, s->base) != page || s->page_mark || !sweep_acquire(h, s)) continue;
         uint64_t npages = s->npages;
         bool freed;

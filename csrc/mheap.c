@@ -13,7 +13,7 @@ uint64_t page_addr(const pymem_heap *h, uint64_t page) { return h->config.arena_
 mspan *mheap_span_of(const pymem_heap *h, uint64_t addr) {
     if (addr < h->config.arena_base) return NULL;
     uint64_t page = page_of(h, addr);
-    return page < h->cur_page ? h->arenas[page / ARENA_PAGES][page % ARENA_PAGES] : NULL;
+    return page < h->cur_page ? span_at(h, page) : NULL;
 }
 
 static void set_spans(pymem_heap *h, uint64_t page, uint64_t npages, mspan *s) {
@@ -93,12 +93,13 @@ int mheap_grow(pymem_heap *h, proc *p, uint64_t npages) {
 /* ---- pages for a span. Go: (*mheap).allocSpan ---- */
 
 static int take_pages(pymem_heap *h, proc *p, uint64_t npages, uint64_t *page, uint64_t *scavenged) {
-    if (p->has_p && npages < PAGE_CACHE_PAGES / 4) {
+    if (p->has_p && uses_page_cache(npages)) {
         if (!p->pages.cache) page_cache_fill(&h->pages, &p->pages);
         *page = page_cache_take(&p->pages, npages, scavenged);
         if (*page != NO_PAGE) return PYMEM_OK;
     }
-    while ((*page = page_alloc_find(&h->pages, npages)) == NO_PAGE) { /* twice if padding has eaten into the first chunk */
+    while ((*page = page_alloc_find(&h->pages, npages)) ==
+           NO_PAGE) { /* twice if padding has eaten into the first chunk */
         int rc = mheap_grow(h, p, npages);
         if (rc) return rc;
     }
@@ -112,7 +113,7 @@ static mspan *free_span_struct(pymem_heap *h) {
     if (!slab) return NULL;
     slab->next = h->slabs;
     h->slabs = slab;
-    for (int i = 63; i >= 0; i--) {
+    for (int i = SLAB_SPANS - 1; i >= 0; i--) {
         slab->spans[i].next = h->free_spans;
         h->free_spans = &slab->spans[i];
     }
@@ -163,7 +164,8 @@ static void prefetch_span(const mspan *s) {
 }
 
 /* A span over pages that are taken already; scavenged of them were the OS's. Structs and bitmaps are reserved. */
-static mspan *make_span(pymem_heap *h, proc *p, uint64_t page, uint64_t npages, uint64_t scavenged, int kind, uint32_t span_class) {
+static mspan *make_span(pymem_heap *h, proc *p, uint64_t page, uint64_t npages, uint64_t scavenged, int kind,
+                        uint32_t span_class) {
     mspan *s = h->free_spans;
     h->free_spans = s->next;
     prefetch_span(s->next);
@@ -226,6 +228,6 @@ void mheap_free_span(pymem_heap *h, proc *p, mspan *s) {
 
 void mheap_release(pymem_heap *h) {
     for (mspan_slab *slab = h->slabs; slab; slab = slab->next)
-        for (int i = 0; i < 64; i++) drop_slot_tables(h, &slab->spans[i]);
+        for (int i = 0; i < SLAB_SPANS; i++) drop_slot_tables(h, &slab->spans[i]);
     os_free(h, h->arenas, h->cap_arenas * sizeof *h->arenas);
 }

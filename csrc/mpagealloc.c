@@ -102,9 +102,11 @@ int page_alloc_reserve(pymem_heap *h, uint64_t npages) {
         old = fresh; /* the one to throw away */
     }
     os_free(h, old.chunks, old.cap_chunks * sizeof(chunk));
-    for (uint32_t l = 0; l < old.nlevels; l++) os_free(h, old.level[l], entries_for(old.cap_chunks, l) * sizeof(summary));
-    return good ? PYMEM_OK : fail(h, PYMEM_ENOMEM, "no memory for the page bitmaps of %llu MB of heap",
-                                  (unsigned long long)(npages * PAGE_SIZE >> 20));
+    for (uint32_t l = 0; l < old.nlevels; l++)
+        os_free(h, old.level[l], entries_for(old.cap_chunks, l) * sizeof(summary));
+    return good ? PYMEM_OK
+                : fail(h, PYMEM_ENOMEM, "no memory for the page bitmaps of %llu MB of heap",
+                       (unsigned long long)(npages * PAGE_SIZE >> 20));
 }
 
 void page_alloc_grow(pymem_heap *h, uint64_t npages) {

@@ -9,12 +9,12 @@ enum {
     FIX_ALLOC_CHUNK = 16 << 10,
     MSPAN_BYTES = 160,
     MCACHE_BYTES = 2296,
-    HEAP_ARENA_BYTES = 69648,    /* metadata of one 64 MB arena */
-    ALL_ARENAS_FIRST = 4096,     /* bytes of the first array of arena numbers */
-    ALLSPANS_FIRST = 8192,       /* entries of the first array of all mspans */
-    CHUNK_TABLE_CHUNKS = 8192,   /* chunks one table of bitmaps serves */
+    HEAP_ARENA_BYTES = 69648,  /* metadata of one 64 MB arena */
+    ALL_ARENAS_FIRST = 4096,   /* bytes of the first array of arena numbers */
+    ALLSPANS_FIRST = 8192,     /* entries of the first array of all mspans */
+    CHUNK_TABLE_CHUNKS = 8192, /* chunks one table of bitmaps serves */
     CHUNK_TABLE_BYTES = 1 << 20,
-    IN_USE_RANGES_BYTES = 256,   /* 16 address ranges */
+    IN_USE_RANGES_BYTES = 256, /* 16 address ranges */
     OS_PAGE = 4096
 };
 

@@ -42,19 +42,20 @@ enum pymem_stat {
 typedef struct pymem_heap pymem_heap;
 
 typedef struct {
-    uint64_t arena_base;     /* address of the first arena; a multiple of 64 MB */
-    uint64_t address_space;  /* bytes that may be mapped for the heap before ELIMIT */
-    uint32_t padding_pages;  /* pages kept free of objects at the front of the first chunk: Go's random base */
-    uint32_t birth_fault;    /* tests: the n-th allocation of pymem_heap_new fails; 0: none */
+    uint64_t arena_base;    /* address of the first arena; a multiple of 64 MB */
+    uint64_t address_space; /* bytes that may be mapped for the heap before ELIMIT */
+    uint32_t padding_pages; /* pages kept free of objects at the front of the first chunk: Go's random base */
+    uint32_t birth_fault;   /* tests: the n-th allocation of pymem_heap_new fails; 0: none */
 } pymem_config;
 
 /* ---- a heap's life ---- */
 int pymem_heap_new(const pymem_config *config, pymem_heap **out);
 void pymem_heap_free(pymem_heap *h);
 const char *pymem_heap_message(const pymem_heap *h); /* the sentence of the last error; valid until the next call */
-void pymem_fault_after(pymem_heap *h, int64_t n);    /* make the n-th allocation from now fail, and all later ones; < 0: never */
-uint64_t pymem_metadata_bytes(const pymem_heap *h);  /* bytes that the emulator itself holds for this heap */
-int pymem_heap_check(pymem_heap *h);                 /* walk everything; ETHROW with a sentence at the first broken invariant */
+/* make the n-th allocation from now fail, and all later ones; < 0: never */
+void pymem_fault_after(pymem_heap *h, int64_t n);
+uint64_t pymem_metadata_bytes(const pymem_heap *h); /* bytes that the emulator itself holds for this heap */
+int pymem_heap_check(pymem_heap *h); /* walk everything; ETHROW with a sentence at the first broken invariant */
 
 /* ---- processors: an mcache, a page cache and a stack cache each ---- */
 int pymem_proc_new(pymem_heap *h, int32_t *id);
@@ -63,8 +64,8 @@ int pymem_proc_destroy(pymem_heap *h, int32_t id); /* on the first of the others
 /* ---- allocation ---- */
 int pymem_malloc(pymem_heap *h, int32_t proc, uint64_t size, int noscan, uint32_t type, uint64_t *addr);
 /* n objects of one size. *done counts those placed, also after an error. */
-int pymem_malloc_same(pymem_heap *h, int32_t proc, uint64_t size, int noscan, uint32_t type, uint64_t n, uint64_t *addrs,
-                      uint64_t *done);
+int pymem_malloc_same(pymem_heap *h, int32_t proc, uint64_t size, int noscan, uint32_t type, uint64_t n,
+                      uint64_t *addrs, uint64_t *done);
 /* n objects, each with its size; noscan and types may be NULL (then noscan_all, and type 0). */
 int pymem_malloc_each(pymem_heap *h, int32_t proc, const uint64_t *sizes, const uint8_t *noscan, int noscan_all,
                       const uint32_t *types, uint64_t n, uint64_t *addrs, uint64_t *done);
@@ -82,15 +83,17 @@ typedef struct {
     uint64_t freed_objects, freed_bytes; /* slots; a tiny block is one */
     uint64_t swept_spans, freed_pages;
 } pymem_gc_result;
-/* A whole forced collection with the world stopped: all of the calls below, in Go's order. All or nothing: after a wrong
- * address or without memory no object has died. *done: the addresses found good. */
-int pymem_gc_collect(pymem_heap *h, int32_t proc, const uint64_t *dead, uint64_t n, uint64_t *done, pymem_gc_result *out);
+/* A whole forced collection with the world stopped: all of the calls below, in Go's order. All or nothing: after a
+ * wrong address or without memory no object has died. *done: the addresses found good. */
+int pymem_gc_collect(pymem_heap *h, int32_t proc, const uint64_t *dead, uint64_t n, uint64_t *done,
+                     pymem_gc_result *out);
 int pymem_mark_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n, uint64_t *done);
-int pymem_gc_begin(pymem_heap *h, int32_t proc); /* finish the last sweep; stacks and workbufs are held back from now on */
-int pymem_gc_mark_record(pymem_heap *h);         /* mark = allocated and not dead; allocate nothing between this and the flip */
-int pymem_gc_flip(pymem_heap *h);                /* sweepgen += 2: everything is unswept */
+/* finish the last sweep; stacks and workbufs are held back from now on */
+int pymem_gc_begin(pymem_heap *h, int32_t proc);
+int pymem_gc_mark_record(pymem_heap *h); /* mark = allocated and not dead; allocate nothing between this and the flip */
+int pymem_gc_flip(pymem_heap *h);        /* sweepgen += 2: everything is unswept */
 int pymem_gc_end(pymem_heap *h, int32_t proc, int forced); /* stack spans held back go to the heap; counts the cycle */
-int pymem_flush(pymem_heap *h, int32_t proc);    /* the proc gives back its spans, its tiny block and its stacks */
+int pymem_flush(pymem_heap *h, int32_t proc); /* the proc gives back its spans, its tiny block and its stacks */
 int pymem_sweep_one(pymem_heap *h, int32_t proc, uint64_t *base); /* base of the span swept, 0 when none is left */
 int pymem_sweep_span(pymem_heap *h, int32_t proc, uint64_t base); /* sweep this one out of turn */
 int pymem_sweep_all(pymem_heap *h, int32_t proc, uint64_t *spans);
@@ -111,8 +114,10 @@ typedef struct {
     uint64_t heap_live; /* the pacer's view: cached spans count as full. Not in Go's MemStats */
     uint64_t by_size_mallocs[68], by_size_frees[68];
 } pymem_mem_stats;
-int pymem_read_mem_stats(pymem_heap *h, int32_t proc, int flush, pymem_mem_stats *out); /* flush: as ReadMemStats does, all caches first */
-int pymem_set_goal(pymem_heap *h, uint64_t gc_goal, uint64_t memory_limit, uint64_t heap_marked); /* UINT64_MAX: GOGC=off */
+/* flush: as ReadMemStats does, all caches first */
+int pymem_read_mem_stats(pymem_heap *h, int32_t proc, int flush, pymem_mem_stats *out);
+/* UINT64_MAX: GOGC=off */
+int pymem_set_goal(pymem_heap *h, uint64_t gc_goal, uint64_t memory_limit, uint64_t heap_marked);
 
 /* ---- looking inside ---- */
 typedef struct {
@@ -126,7 +131,8 @@ typedef struct {
     uint32_t type, index;
     uint8_t span_class, noscan, tiny, pad[5];
 } pymem_object_info;
-int pymem_spans(pymem_heap *h, uint64_t from_addr, pymem_span_info *out, uint64_t cap, uint64_t *n); /* in address order */
+/* in address order */
+int pymem_spans(pymem_heap *h, uint64_t from_addr, pymem_span_info *out, uint64_t cap, uint64_t *n);
 int pymem_span_of(pymem_heap *h, uint64_t addr, pymem_span_info *out);
 int pymem_object_at(pymem_heap *h, uint64_t addr, pymem_object_info *out);
 int pymem_objects(pymem_heap *h, uint64_t span_base, uint64_t *addrs, uint32_t *types, uint32_t *n); /* room for 1024 */
@@ -141,34 +147,34 @@ uint64_t pymem_heap_bounds(const pymem_heap *h, uint64_t *base); /* bytes mapped
 /* ---- replay: columns of events, run on a heap ---- */
 
 enum pymem_event {
-    PYMEM_EV_ALLOC = 1,         /* object: its handle; size: bytes asked for; flags: noscan; type. expect: its address */
-    PYMEM_EV_DEATH = 2,         /* object: handle; unreachable from now on, freed by the next cycle that marks.
-                                   flags: with its whole slot, as recordings tell it */
-    PYMEM_EV_STACK_ALLOC = 3,   /* object: handle; size: bytes; flags: through the proc's stock. expect: its address */
-    PYMEM_EV_STACK_FREE = 4,    /* object: handle; size, flags as above */
-    PYMEM_EV_MANUAL_ALLOC = 5,  /* object: handle; size: pages; flags: enum pymem_span_kind. expect: its address */
-    PYMEM_EV_MANUAL_FREE = 6,   /* object: handle */
-    PYMEM_EV_FLUSH = 7,         /* object: number of the proc that gives back its spans and its tiny block */
-    PYMEM_EV_STACK_CLEAR = 8,   /* object: of the one that gives back its stacks */
-    PYMEM_EV_GC_PHASE = 9,      /* size: 0 off, else marking */
-    PYMEM_EV_SWEEP_DONE = 10,   /* all is swept: a cycle may begin */
-    PYMEM_EV_FLIP = 11,         /* mark by record, then everything is unswept */
-    PYMEM_EV_SWEEP = 12,        /* the next span in turn. expect: its base */
-    PYMEM_EV_SWEEP_IN = 13,     /* expect: base of a span that the next EV_ALLOC of this proc sweeps on its way */
-    PYMEM_EV_GC_END = 14,       /* flags: forced. Stack spans held back during marking go to the heap */
+    PYMEM_EV_ALLOC = 1,        /* object: its handle; size: bytes asked for; flags: noscan; type. expect: its address */
+    PYMEM_EV_DEATH = 2,        /* object: handle; unreachable from now on, freed by the next cycle that marks.
+                                  flags: with its whole slot, as recordings tell it */
+    PYMEM_EV_STACK_ALLOC = 3,  /* object: handle; size: bytes; flags: through the proc's stock. expect: its address */
+    PYMEM_EV_STACK_FREE = 4,   /* object: handle; size, flags as above */
+    PYMEM_EV_MANUAL_ALLOC = 5, /* object: handle; size: pages; flags: enum pymem_span_kind. expect: its address */
+    PYMEM_EV_MANUAL_FREE = 6,  /* object: handle */
+    PYMEM_EV_FLUSH = 7,        /* object: number of the proc that gives back its spans and its tiny block */
+    PYMEM_EV_STACK_CLEAR = 8,  /* object: of the one that gives back its stacks */
+    PYMEM_EV_GC_PHASE = 9,     /* size: 0 off, else marking */
+    PYMEM_EV_SWEEP_DONE = 10,  /* all is swept: a cycle may begin */
+    PYMEM_EV_FLIP = 11,        /* mark by record, then everything is unswept */
+    PYMEM_EV_SWEEP = 12,       /* the next span in turn. expect: its base */
+    PYMEM_EV_SWEEP_IN = 13,    /* expect: base of a span that the next EV_ALLOC of this proc sweeps on its way */
+    PYMEM_EV_GC_END = 14,      /* flags: forced. Stack spans held back during marking go to the heap */
+    PYMEM_EV_SWEEP_ALL = 15,   /* finish the sweep */
     PYMEM_EV_PROC_NEW = 16,
     PYMEM_EV_PROC_DESTROY = 17, /* object: number of the proc */
     PYMEM_EV_PERSISTENT = 18,   /* size; object: alignment; flags: enum pymem_stat */
     PYMEM_EV_SYS = 19,          /* size: bytes, two's complement; flags: enum pymem_stat */
     PYMEM_EV_PAGES_FLUSH = 20,  /* object: number of the proc that gives back its page cache */
-    PYMEM_EV_SCAVENGE = 21,     /* object: first page's address; size: pages; flags: 0 taken out, 1 put back scavenged */
-    PYMEM_EV_GOAL = 22,         /* object: heapLive goal by GOGC; size: bytes marked last */
-    PYMEM_EV_SPAN = 23,         /* nothing to do. expect: base of a span of size pages, class flags, kind type */
-    PYMEM_EV_STATS = 24,        /* stop: the recording has MemStats here */
-    PYMEM_EV_SWEEP_ALL = 15,    /* finish the sweep */
-    PYMEM_EV_TINY = 25,         /* a tiny object joins a block that is there: counted, no more */
-    PYMEM_EV_START_SPAN = 26,   /* of the heap it all starts from: size: pages; flags: span class; type: kind;
-                                   object: handle if manual. expect: its base */
+    PYMEM_EV_SCAVENGE = 21,   /* object: first page's address; size: pages; flags: 0 taken out, 1 put back scavenged */
+    PYMEM_EV_GOAL = 22,       /* object: heapLive goal by GOGC; size: bytes marked last */
+    PYMEM_EV_SPAN = 23,       /* nothing to do. expect: base of a span of size pages, class flags, kind type */
+    PYMEM_EV_STATS = 24,      /* stop: the recording has MemStats here */
+    PYMEM_EV_TINY = 25,       /* a tiny object joins a block that is there: counted, no more */
+    PYMEM_EV_START_SPAN = 26, /* of the heap it all starts from: size: pages; flags: span class; type: kind;
+                                 object: handle if manual. expect: its base */
     PYMEM_EV_START_OBJECT = 27, /* object: handle; type. expect: its slot's address */
     PYMEM_EV_START_DONE = 28,
     PYMEM_NUM_EVENTS = 29
@@ -183,7 +189,10 @@ typedef struct {
     uint64_t n;
 } pymem_columns;
 
-typedef struct { uint64_t row, got, want; uint32_t kind, pad; } pymem_miss;
+typedef struct {
+    uint64_t row, got, want;
+    uint32_t kind, pad;
+} pymem_miss;
 
 typedef struct pymem_replay pymem_replay;
 /* follow: sweeps happen where the record says; else in turn, and EV_SWEEP only compares. */
@@ -191,13 +200,15 @@ int pymem_replay_new(pymem_heap *h, int follow, pymem_replay **out);
 void pymem_replay_free(pymem_replay *r);
 /* Runs rows from *row on; returns at the end, at EV_STATS (*row is then the row after it), or at an error. */
 int pymem_replay_run(pymem_replay *r, const pymem_columns *columns, uint64_t *row, int *stopped);
-void pymem_replay_counts(const pymem_replay *r, uint64_t *events, uint64_t *compared, uint64_t *matched); /* each [PYMEM_NUM_EVENTS] */
+/* each [PYMEM_NUM_EVENTS] */
+void pymem_replay_counts(const pymem_replay *r, uint64_t *events, uint64_t *compared, uint64_t *matched);
 uint64_t pymem_replay_misses(const pymem_replay *r, pymem_miss *out, uint64_t cap); /* the first ones */
 typedef struct {
-    uint64_t row; /* of the flip, counted over all calls */
+    uint64_t row;                                                        /* of the flip, counted over all calls */
     uint64_t objects_before, bytes_before, objects_marked, bytes_marked; /* slots, at the flip */
 } pymem_cycle;
-uint64_t pymem_replay_cycles(const pymem_replay *r, uint64_t first, pymem_cycle *out, uint64_t cap); /* returns how many there are */
+/* returns how many there are */
+uint64_t pymem_replay_cycles(const pymem_replay *r, uint64_t first, pymem_cycle *out, uint64_t cap);
 int pymem_replay_addresses(const pymem_replay *r, uint64_t first, uint64_t n, uint64_t *out); /* of handles; 0: none */
 
 /* ---- trace reader ------------------------------------------------------
@@ -269,34 +280,34 @@ typedef struct {
     int64_t *time; /* ns since the trace's start, never falling */
     uint64_t *a;
     uint64_t *b;
-    int64_t *g;    /* goroutine that was running on the event's thread just before the event, -1 for none known */
-    int16_t *p;    /* P that the thread held just before the event, -1 for none known */
+    int64_t *g; /* goroutine that was running on the event's thread just before the event, -1 for none known */
+    int16_t *p; /* P that the thread held just before the event, -1 for none known */
     uint16_t *c;
     uint8_t *kind; /* enum trace_kind */
 } trace_columns;
 
 /* What is known so far; complete once trace_next has said done. */
 typedef struct {
-    uint32_t version;     /* minor version in the header: 22 to 27 */
-    uint32_t generations; /* read so far, with the one being read */
-    uint32_t num_types;   /* type indices in use are below this; 0 is "no type" */
-    uint32_t num_strings; /* string indices in use are below this; 0 is the empty or unknown string */
-    uint32_t threads;     /* Ms seen */
-    uint32_t incomplete;  /* 1: the last generation was cut short, at incomplete_offset */
+    uint32_t version;           /* minor version in the header: 22 to 27 */
+    uint32_t generations;       /* read so far, with the one being read */
+    uint32_t num_types;         /* type indices in use are below this; 0 is "no type" */
+    uint32_t num_strings;       /* string indices in use are below this; 0 is the empty or unknown string */
+    uint32_t threads;           /* Ms seen */
+    uint32_t incomplete;        /* 1: the last generation was cut short, at incomplete_offset */
     uint32_t frequency_assumed; /* 1: the clock's frequency was lost in the cut and is taken to be Go's usual one */
     uint32_t has_heap_info;     /* 1: the trace says where the heap begins, so addresses are real */
     uint64_t incomplete_offset;
-    uint64_t position;    /* bytes of the block that are behind the reader, for progress */
-    uint64_t length;      /* bytes of the block */
-    int64_t duration_ns;  /* time of the last event of any kind */
-    int64_t start_ns;     /* the program's monotonic clock at time 0 */
-    uint64_t frequency;   /* ticks a second of the generation being read */
-    int64_t wall_ns;      /* wall clock at time 0, ns since 1970; 0 where the trace has none (before Go 1.25) */
+    uint64_t position;   /* bytes of the block that are behind the reader, for progress */
+    uint64_t length;     /* bytes of the block */
+    int64_t duration_ns; /* time of the last event of any kind */
+    int64_t start_ns;    /* the program's monotonic clock at time 0 */
+    uint64_t frequency;  /* ticks a second of the generation being read */
+    int64_t wall_ns;     /* wall clock at time 0, ns since 1970; 0 where the trace has none (before Go 1.25) */
     uint64_t min_heap_addr;
-    uint64_t page_size;   /* bytes, as the two that follow */
+    uint64_t page_size; /* bytes, as the two that follow */
     uint64_t heap_align;
     uint64_t stack_align;
-    uint64_t events;      /* timed events of any kind decoded */
+    uint64_t events; /* timed events of any kind decoded */
     uint64_t cpu_samples;
     uint64_t unknown_types; /* events whose type id is in no table (in an incomplete generation); their b is 0 */
     uint64_t counts[TRACE_NUM_KINDS]; /* by enum trace_kind, whether selected or not */
@@ -367,8 +378,8 @@ int trace_rows_new(int32_t procs, uint64_t stats_reason, trace_rows **out);
 void trace_rows_free(trace_rows *r);
 /* Converts events from *at on. PYMEM_ENOMEM is the only error: what makes no sense makes no row. */
 int trace_rows_run(trace_rows *r, const trace_columns *events, uint64_t n, uint64_t *at, trace_rows_out *out, int *stop);
-/* START_DONE. Called once, also where the trace ends before the program runs. */
-void trace_rows_started(trace_rows *r, trace_rows_out *out);
+/* START_DONE. Called once, also where the trace ends before the program runs. amid: a cycle is under way. */
+void trace_rows_started(trace_rows *r, int amid, trace_rows_out *out);
 /* Deaths dated at the GC_END stopped at: of the OBJECT_FREEs among the events, from *at on while there is room. */
 int trace_rows_dead(trace_rows *r, const trace_columns *events, uint64_t n, uint64_t *at, trace_rows_out *out);
 /* The cycle's sweep ends with the frees-th OBJECT_FREE or SPAN_FREE after the GC_END stopped at; then go on. */
@@ -385,19 +396,22 @@ typedef struct {
 } pymem_trace_rows;
 
 typedef struct {
-    uint64_t allocations, matched, learned; /* learned: who held which span at the start, not told by a trace of several Ps */
-    uint64_t tiny;                          /* of the matched: parts of a tiny block that is there already */
-    uint64_t manual, manual_matched;        /* spans for stacks and the collector */
-    uint64_t unknown;                       /* allocations in no recorded span */
-    uint64_t cycles, forced, evicted;
+    uint64_t allocations, matched,
+        learned;                     /* learned: who held which span at the start, not told by a trace of several Ps */
+    uint64_t tiny;                   /* parts of a tiny block that is there already: nothing to predict */
+    uint64_t manual, manual_matched; /* spans for stacks and the collector */
+    uint64_t unknown;                /* allocations in no recorded span */
+    uint64_t cycles, forced;
 } pymem_follow_counts;
 
 typedef struct pymem_follow pymem_follow;
 /* The whole trace in memory, as deaths are read ahead. repair 0: open loop, nothing of the record but deaths,
- * collections and manual spans is used. stats_reason: string index of the reason "read mem stats", 0 if there is none. */
-int pymem_follow_new(pymem_heap *h, const pymem_trace_rows *rows, uint64_t stats_reason, int repair, pymem_follow **out);
+ * collections and manual spans is used. stats_reason: string index of the reason "read mem stats", 0 if there is none.
+ */
+int pymem_follow_new(pymem_heap *h, const pymem_trace_rows *rows, uint64_t stats_reason, int repair,
+                     pymem_follow **out);
 void pymem_follow_free(pymem_follow *f);
 int pymem_follow_run(pymem_follow *f, uint64_t rows, int *done); /* at most so many more rows */
-uint64_t pymem_follow_row(const pymem_follow *f); /* the next one; after an error the one it is about */
+uint64_t pymem_follow_row(const pymem_follow *f);                /* the next one; after an error the one it is about */
 void pymem_follow_result(const pymem_follow *f, pymem_follow_counts *out);
 uint64_t pymem_follow_misses(const pymem_follow *f, pymem_miss *out, uint64_t cap);

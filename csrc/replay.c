@@ -21,7 +21,7 @@ enum cycle_state { CYCLE_NONE = 0, CYCLE_BEGUN /* swept, and stays so until the 
 struct pymem_replay {
     pymem_heap *h;
     bool follow;
-    uint64_t *addr, cap; /* handle -> address, 0 where there is none */
+    uint64_t *addr, cap;                   /* handle -> address, 0 where there is none */
     uint64_t *script, nscript, cap_script; /* spans that the next allocation sweeps */
     uint64_t events[PYMEM_NUM_EVENTS], compared[PYMEM_NUM_EVENTS], matched[PYMEM_NUM_EVENTS];
     pymem_miss misses[MAX_MISSES];
@@ -31,7 +31,11 @@ struct pymem_replay {
     uint64_t ncycles, cap_cycles;
 };
 
-typedef struct { uint32_t kind, flags, type; int32_t proc; uint64_t object, size, expect; } event;
+typedef struct {
+    uint32_t kind, flags, type;
+    int32_t proc;
+    uint64_t object, size, expect;
+} event;
 
 /* ---- small tables ---- */
 
@@ -159,7 +163,9 @@ static int do_manual_free(pymem_replay *r, const event *e, proc *p) {
 /* ---- events of the collector ---- */
 
 /* The processor whose caches are meant, which need not be the one that runs. Checked by check_row. */
-static proc *owner_of(pymem_heap *h, const event *e) { return e->object == UINT64_MAX ? &h->no_p : h->procs[e->object]; }
+static proc *owner_of(pymem_heap *h, const event *e) {
+    return e->object == UINT64_MAX ? &h->no_p : h->procs[e->object];
+}
 
 static int do_flush(pymem_replay *r, const event *e, proc *p) {
     proc *owner = owner_of(r->h, e);
@@ -188,15 +194,6 @@ static int do_sweep_in(pymem_replay *r, const event *e) {
     return rc;
 }
 
-static int do_sweep_all(pymem_replay *r, proc *p) {
-    for (;;) {
-        mspan *s;
-        uint64_t base;
-        int rc = sweep_one(r->h, p, &s, &base);
-        if (rc || !base) return rc;
-    }
-}
-
 /* Pages go to the OS in two steps: taken out, so that nobody gets them meanwhile, and put back. */
 static void do_scavenge(pymem_heap *h, const event *e) {
     uint64_t page = page_of(h, e->object);
@@ -209,7 +206,8 @@ static void do_scavenge(pymem_heap *h, const event *e) {
     while (h->scavenging[i].page != page) i++; /* scavenge_check has found it */
     h->scavenging[i] = h->scavenging[--h->nscavenging];
     page_alloc_free(&h->pages, page, e->size);
-    for (i = 0; i < e->size; i++) h->pages.chunks[(page + i) / CHUNK_PAGES].scav[(page + i) % CHUNK_PAGES / 64] |= 1ull << ((page + i) & 63);
+    for (i = 0; i < e->size; i++)
+        h->pages.chunks[(page + i) / CHUNK_PAGES].scav[(page + i) % CHUNK_PAGES / 64] |= 1ull << ((page + i) & 63);
     h->heap_free -= e->size << PAGE_SHIFT;
     h->heap_released += e->size << PAGE_SHIFT;
 }
@@ -237,9 +235,11 @@ static int scavenge_check(pymem_heap *h, const event *e) {
         if (is_scavenging(h, page, e->size)) return PYMEM_OK;
         return fail(h, PYMEM_EFORMAT, "pages come back scavenged at 0x%llx that were never taken out", addr);
     }
-    if (!all_free(h, page, e->size)) return fail(h, PYMEM_EFORMAT, "pages scavenged at 0x%llx are not all free and unscavenged", addr);
+    if (!all_free(h, page, e->size))
+        return fail(h, PYMEM_EFORMAT, "pages scavenged at 0x%llx are not all free and unscavenged", addr);
     bool room = h->nscavenging < sizeof h->scavenging / sizeof *h->scavenging;
-    return room ? PYMEM_OK : fail(h, PYMEM_EFORMAT, "more than %u runs of pages are being scavenged at once", h->nscavenging);
+    return room ? PYMEM_OK
+                : fail(h, PYMEM_EFORMAT, "more than %u runs of pages are being scavenged at once", h->nscavenging);
 }
 
 static int do_span(pymem_replay *r, const event *e) {
@@ -256,7 +256,8 @@ static int caches_fresh(pymem_heap *h) {
         if (h->procs[i] && h->procs[i]->flush_gen != h->sweepgen) stale = i;
     bool boot = h->no_p.cache && h->no_p.flush_gen != h->sweepgen;
     if (stale < 0 && !boot) return PYMEM_OK;
-    return fail(h, PYMEM_EFORMAT, "processor %d has not given back its spans (FLUSH) since the last cycle turned", stale);
+    return fail(h, PYMEM_EFORMAT, "processor %d has not given back its spans (FLUSH) since the last cycle turned",
+                stale);
 }
 
 static int do_sweep_done(pymem_replay *r, proc *p) {
@@ -298,8 +299,10 @@ static int do_gc_end(pymem_replay *r, const event *e, proc *p) {
 
 /* Its rows come first, with those that make processors, in one piece and once. */
 static int start_check(pymem_replay *r, const event *e) {
-    bool of_start = e->kind == PYMEM_EV_START_SPAN || e->kind == PYMEM_EV_START_OBJECT || e->kind == PYMEM_EV_START_DONE;
-    if (of_start && r->start == START_OVER) return fail(r->h, PYMEM_EFORMAT, "a row of the start heap comes after others");
+    bool of_start =
+        e->kind == PYMEM_EV_START_SPAN || e->kind == PYMEM_EV_START_OBJECT || e->kind == PYMEM_EV_START_DONE;
+    if (of_start && r->start == START_OVER)
+        return fail(r->h, PYMEM_EFORMAT, "a row of the start heap comes after others");
     if (!of_start && e->kind != PYMEM_EV_PROC_NEW && r->start == START_UNDER_WAY)
         return fail(r->h, PYMEM_EFORMAT, "the start heap is not complete (START_DONE)");
     return PYMEM_OK;
@@ -338,7 +341,8 @@ static int owner_check(pymem_heap *h, const event *e) {
 }
 
 static int stat_check(pymem_heap *h, const event *e) {
-    if (e->flags < PYMEM_STAT_STACKS_SYS || e->flags >= PYMEM_NUM_STATS) return fail(h, PYMEM_EFORMAT, "statistic %u", e->flags);
+    if (e->flags < PYMEM_STAT_STACKS_SYS || e->flags >= PYMEM_NUM_STATS)
+        return fail(h, PYMEM_EFORMAT, "statistic %u", e->flags);
     int64_t bytes = (int64_t)e->size, most = (int64_t)h->config.address_space;
     bool sane = e->kind == PYMEM_EV_PERSISTENT ? bytes > 0 && bytes <= most : -most <= bytes && bytes <= most;
     if (!sane) return fail(h, PYMEM_EFORMAT, "%lld bytes of statistic %u", (long long)bytes, e->flags);
@@ -350,10 +354,12 @@ static int stat_check(pymem_heap *h, const event *e) {
 }
 
 static int alloc_check(pymem_heap *h, const event *e, const proc *p) {
-    if (!e->size || e->size > h->config.address_space) return fail(h, PYMEM_EFORMAT, "an object of %llu bytes", (ull)e->size);
+    if (!e->size || e->size > h->config.address_space)
+        return fail(h, PYMEM_EFORMAT, "an object of %llu bytes", (ull)e->size);
     if (!p->cache) return fail(h, PYMEM_EFORMAT, "an object is allocated without a processor");
     if (p->flush_gen == h->sweepgen) return PYMEM_OK;
-    return fail(h, PYMEM_EFORMAT, "processor %d allocates before it has given back its spans (FLUSH) after a cycle", e->proc);
+    return fail(h, PYMEM_EFORMAT, "processor %d allocates before it has given back its spans (FLUSH) after a cycle",
+                e->proc);
 }
 
 static int check_row(pymem_heap *h, const event *e, proc **p) {
@@ -365,7 +371,8 @@ static int check_row(pymem_heap *h, const event *e, proc **p) {
     case PYMEM_EV_ALLOC: return alloc_check(h, e, *p);
     case PYMEM_EV_STACK_ALLOC:
     case PYMEM_EV_STACK_FREE:
-        if (size < FIXED_STACK || (size & (size - 1)) || size > 1 << 30) return fail(h, PYMEM_EFORMAT, "a stack of %llu bytes", (ull)size);
+        if (size < FIXED_STACK || (size & (size - 1)) || size > 1 << 30)
+            return fail(h, PYMEM_EFORMAT, "a stack of %llu bytes", (ull)size);
         return PYMEM_OK;
     case PYMEM_EV_MANUAL_ALLOC:
         if (!size || e->flags < PYMEM_SPAN_STACK || e->flags > PYMEM_SPAN_OTHER)
@@ -380,7 +387,8 @@ static int check_row(pymem_heap *h, const event *e, proc **p) {
     case PYMEM_EV_STACK_CLEAR:
     case PYMEM_EV_PAGES_FLUSH: return owner_check(h, e);
     case PYMEM_EV_PROC_DESTROY:
-        if (e->proc >= 0 && e->object == (uint64_t)e->proc) return fail(h, PYMEM_EFORMAT, "processor %d ends itself", e->proc);
+        if (e->proc >= 0 && e->object == (uint64_t)e->proc)
+            return fail(h, PYMEM_EFORMAT, "processor %d ends itself", e->proc);
         return owner_check(h, e);
     }
     return PYMEM_OK;
@@ -407,7 +415,7 @@ static int do_row(pymem_replay *r, const event *e) {
     case PYMEM_EV_FLIP: return do_flip(r);
     case PYMEM_EV_SWEEP: return do_sweep(r, e, p);
     case PYMEM_EV_SWEEP_IN: return do_sweep_in(r, e);
-    case PYMEM_EV_SWEEP_ALL: return do_sweep_all(r, p);
+    case PYMEM_EV_SWEEP_ALL: return sweep_all(h, p, NULL);
     case PYMEM_EV_GC_END: return do_gc_end(r, e, p);
     case PYMEM_EV_PROC_NEW: return proc_new(h, &id);
     case PYMEM_EV_PROC_DESTROY: return proc_destroy(h, p, (int32_t)e->object);
@@ -415,7 +423,10 @@ static int do_row(pymem_replay *r, const event *e) {
     case PYMEM_EV_SYS: h->sys[e->flags] += e->size; return PYMEM_OK;
     case PYMEM_EV_PAGES_FLUSH: page_cache_flush(&h->pages, &owner_of(h, e)->pages); return PYMEM_OK;
     case PYMEM_EV_SCAVENGE: do_scavenge(h, e); return PYMEM_OK;
-    case PYMEM_EV_GOAL: h->gc_goal = e->object; h->heap_marked = e->size; return PYMEM_OK;
+    case PYMEM_EV_GOAL:
+        h->gc_goal = e->object;
+        h->heap_marked = e->size;
+        return PYMEM_OK;
     case PYMEM_EV_SPAN: return do_span(r, e);
     case PYMEM_EV_STATS: return PYMEM_OK;
     case PYMEM_EV_TINY: h->tiny_allocs++; return PYMEM_OK;
@@ -444,8 +455,13 @@ void pymem_replay_free(pymem_replay *r) {
 }
 
 static event row_at(const pymem_columns *c, uint64_t i) {
-    return (event){.kind = c->kind[i], .flags = c->flags[i], .type = c->type[i], .proc = c->proc[i], .object = c->object[i],
-                   .size = c->size[i], .expect = c->expect ? c->expect[i] : 0};
+    return (event){.kind = c->kind[i],
+                   .flags = c->flags[i],
+                   .type = c->type[i],
+                   .proc = c->proc[i],
+                   .object = c->object[i],
+                   .size = c->size[i],
+                   .expect = c->expect ? c->expect[i] : 0};
 }
 
 int replay_run(pymem_replay *r, const pymem_columns *c, uint64_t *row, int *stopped) {

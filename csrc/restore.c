@@ -49,7 +49,7 @@ static void evict(pymem_heap *h, mspan *s) {
 /* Pages [page, page + n) are free in the page allocator afterwards, whoever had them. */
 static void vacate(pymem_heap *h, uint64_t page, uint64_t npages) {
     for (uint64_t i = page; i < page + npages; i++) {
-        mspan *s = h->arenas[i / ARENA_PAGES][i % ARENA_PAGES];
+        mspan *s = span_at(h, i);
         if (s) evict(h, s);
         else if (take_from_caches(h, i)) page_alloc_free(&h->pages, i, 1);
     }
@@ -65,7 +65,7 @@ static bool is_inside(const pymem_heap *h, uint64_t base, uint64_t npages) {
 int restore_is_vacant(pymem_heap *h, uint64_t base, uint64_t npages) {
     if (!is_inside(h, base, npages)) return PYMEM_OK; /* for restore_span to complain of */
     for (uint64_t i = page_of(h, base); i < page_of(h, base) + npages && i < h->cur_page; i++)
-        if (h->arenas[i / ARENA_PAGES][i % ARENA_PAGES])
+        if (span_at(h, i))
             return fail(h, PYMEM_EFORMAT, "the span at 0x%llx overlaps another one", (unsigned long long)base);
     return PYMEM_OK;
 }
@@ -76,8 +76,8 @@ int restore_span(pymem_heap *h, uint64_t base, uint64_t npages, int kind, uint32
     if (kind == PYMEM_SPAN_HEAP && sizeclass)
         sane = sane && sizeclass < NUM_CLASSES && npages == size_classes_go()->npages[sizeclass];
     if (!sane)
-        return fail(h, PYMEM_EFORMAT, "a span of %llu pages and class %u at 0x%llx cannot be", (unsigned long long)npages, span_class,
-                    (unsigned long long)base);
+        return fail(h, PYMEM_EFORMAT, "a span of %llu pages and class %u at 0x%llx cannot be",
+                    (unsigned long long)npages, span_class, (unsigned long long)base);
     uint64_t page = page_of(h, base);
     int rc = map_to(h, page + npages);
     if (rc) return rc;
@@ -90,7 +90,8 @@ int restore_object(pymem_heap *h, uint64_t addr, uint32_t type, uint64_t *object
     mspan *s = mheap_span_of(h, addr);
     uint32_t i = s ? span_slot_of(s, addr) : 0;
     if (!s || s->state != SPAN_IN_USE || i >= s->nelems || s->base + i * s->elem_size != addr)
-        return fail(h, PYMEM_EFORMAT, "the object at 0x%llx of the start heap is in no slot of a span", (unsigned long long)addr);
+        return fail(h, PYMEM_EFORMAT, "the object at 0x%llx of the start heap is in no slot of a span",
+                    (unsigned long long)addr);
     int rc = span_set_type(h, s, i, type);
     if (rc) return rc;
     if (!bit_get(s->alloc_bits, i)) {
@@ -116,7 +117,7 @@ static void count_restored(pymem_heap *h, const mspan *s) {
  * unswept too, but will give nothing back.) Call before restore_done. */
 void restore_unswept(pymem_heap *h) {
     for (uint64_t page = h->padding; page < h->cur_page;) {
-        mspan *s = h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+        mspan *s = span_at(h, page);
         page += s ? s->npages : 1;
         if (!s || s->state != SPAN_IN_USE) continue;
         bool dead = s->dead_bits != NULL;
@@ -136,15 +137,16 @@ void restore_unswept(pymem_heap *h) {
 int restore_done(pymem_heap *h) {
     proc *only = h->nprocs == 1 ? h->procs[0] : NULL;
     for (uint64_t page = h->padding; page < h->cur_page;) {
-        mspan *s = h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+        mspan *s = span_at(h, page);
         page += s ? s->npages : 1;
         if (!s || s->state != SPAN_IN_USE) continue;
         count_restored(h, s);
         s->freeindex = 0;
         s->freeindex = (uint16_t)span_next_free(s); /* all below the first hole were handed out in order */
-        if (s->sweepgen != h->sweepgen) continue; /* in its unswept set already */
+        if (s->sweepgen != h->sweepgen) continue;   /* in its unswept set already */
         bool full = s->alloc_count == s->nelems;
-        bool small = s->span_class >> 1; /* a large span is never cached, not even one whose object the record has missed */
+        bool small =
+            s->span_class >> 1; /* a large span is never cached, not even one whose object the record has missed */
         mspan **cached = only && !full && small ? &only->cache->alloc[s->span_class] : NULL;
         if (cached && *cached != &empty_span) {
             (*cached)->sweepgen = h->sweepgen;
@@ -200,13 +202,29 @@ static void drop_lower_runs(pymem_heap *h, page_cache *c, uint64_t page, uint64_
     }
 }
 
+/* Reality's p takes a page that here another proc holds: the two were mixed up, so they change blocks. Call before the
+ * page is taken. */
+void restore_claim_page(pymem_heap *h, proc *p, uint64_t base) {
+    uint64_t page = page_of(h, base);
+    for (int32_t i = 0; i < h->nprocs; i++) {
+        proc *other = h->procs[i];
+        bool holds =
+            other && other != p && other->pages.page == (page & ~63ull) && other->pages.cache >> (page & 63) & 1;
+        if (!holds) continue;
+        page_cache mine = p->pages;
+        p->pages = other->pages;
+        other->pages = mine;
+        if (mine.page != p->pages.page) return;
+        p->pages.cache |= mine.cache; /* parts of one block: p has all of it */
+        p->pages.scav |= mine.scav;
+        other->pages = (page_cache){0};
+        return;
+    }
+}
+
 /* The proc's page cache must have held this block, as its new span lies there. */
 void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages) {
     uint64_t page = page_of(h, base);
-    for (int32_t i = 0; i < h->nprocs; i++) {
-        bool others = h->procs[i] && h->procs[i] != p && h->procs[i]->pages.page == (page & ~63ull) && h->procs[i]->pages.cache;
-        if (others) return;
-    }
     if (!p->pages.cache || (page & ~63ull) != p->pages.page) {
         page_cache_flush(&h->pages, &p->pages);
         page_cache_fill_block(&h->pages, &p->pages, page & ~63ull);
@@ -217,8 +235,10 @@ void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages)
 /* The same, before the span is taken: the proc holds the free pages of this block. */
 int restore_page_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages) {
     int rc = map_to(h, page_of(h, base) + 1);
-    if (!rc) restore_adopt_block(h, p, base, npages);
-    return rc;
+    if (rc) return rc;
+    restore_claim_page(h, p, base);
+    restore_adopt_block(h, p, base, npages);
+    return PYMEM_OK;
 }
 
 /* A large object that is at s in reality. */
@@ -232,34 +252,41 @@ void restore_large(pymem_heap *h, proc *p, mspan *s) {
 
 void restore_drop(pymem_heap *h, mspan *s) { evict(h, s); }
 
-/* The proc allocates this class from the span at base now, and has just taken the slot there. */
-int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint32_t span_class, uint32_t slot) {
-    mspan *s = mheap_span_of(h, base);
-    if (!s || s->base != base || s->state != SPAN_IN_USE || s->span_class != span_class) {
-        int rc = restore_span(h, base, npages, PYMEM_SPAN_HEAP, span_class, &s);
-        if (rc) return rc;
-        if (npages < PAGE_CACHE_PAGES / 4) restore_adopt_block(h, p, base, npages);
-    }
+/* The proc allocates the span's class from it from now on, whoever had it before. */
+int restore_use(pymem_heap *h, proc *p, mspan *s) {
     bool freed;
     if (sweep_acquire(h, s)) {
         int rc = sweep_span(h, p, s, true, &freed);
         if (rc) return rc;
     }
-    mspan *old = p->cache->alloc[span_class];
-    if (old != s && old != &empty_span) {
-        h->small_allocs[span_class >> 1] += (uint64_t)(old->alloc_count - old->count_before_cache);
+    mspan *old = p->cache->alloc[s->span_class];
+    if (old == s) return PYMEM_OK;
+    if (old != &empty_span) {
+        h->small_allocs[s->span_class >> 1] += (uint64_t)(old->alloc_count - old->count_before_cache);
         old->count_before_cache = 0;
         old->sweepgen = h->sweepgen;
         span_set_push(h, p, old, old->alloc_count == old->nelems);
     }
-    if (old != s) {
-        uncache_everywhere(h, s);
-        span_set_remove(h, s, swept_parity(h));
-        s->count_before_cache = s->alloc_count;
-        p->cache->alloc[span_class] = s;
-        s->sweepgen = h->sweepgen + 3;
+    uncache_everywhere(h, s);
+    span_set_remove(h, s, swept_parity(h));
+    s->count_before_cache = s->alloc_count;
+    p->cache->alloc[s->span_class] = s;
+    s->sweepgen = h->sweepgen + 3;
+    return PYMEM_OK;
+}
+
+/* The proc allocates this class from the span at base now, and has just taken the slot there. */
+int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint32_t span_class, uint32_t slot) {
+    mspan *s = mheap_span_of(h, base);
+    if (!s || s->base != base || s->state != SPAN_IN_USE || s->span_class != span_class) {
+        if (uses_page_cache(npages)) restore_claim_page(h, p, base);
+        int rc = restore_span(h, base, npages, PYMEM_SPAN_HEAP, span_class, &s);
+        if (rc) return rc;
+        if (uses_page_cache(npages)) restore_adopt_block(h, p, base, npages);
     }
-    if (slot < s->freeindex) return PYMEM_OK; /* taken already, as far as the emulator knows */
+    int rc = restore_use(h, p, s);
+    if (rc) return rc;
+    if (slot < s->freeindex) return PYMEM_OK;       /* taken already, as far as the emulator knows */
     for (uint32_t i = s->freeindex; i <= slot; i++) /* allocation goes upwards: what lies below is taken */
         if (!bit_get(s->alloc_bits, i)) s->alloc_count++;
     s->freeindex = (uint16_t)(slot + 1);

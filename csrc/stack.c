@@ -1,5 +1,5 @@
-/* Goroutine stacks. Small ones (2 to 16 KB) are cut from pool spans of 32 KB, with a stock in each proc; larger ones are
- * spans of their own. Their spans lie among the heap's, so they move objects' addresses. Go: stack.go
+/* Goroutine stacks. Small ones (2 to 16 KB) are cut from pool spans of 32 KB, with a stock in each proc; larger ones
+ * are spans of their own. Their spans lie among the heap's, so they move objects' addresses. Go: stack.go
  *
  * Free stacks of a pool span: a stack of slot numbers, 4 bits each, in free_stacks (at most 16 slots a span). */
 #include "internal.h"
@@ -147,7 +147,8 @@ int stack_free(pymem_heap *h, proc *p, uint64_t addr, uint64_t n, bool cached) {
 /* The span goes, whatever was on it. */
 void stack_forget_span(pymem_heap *h, mspan *s) {
     for (uint32_t order = 0; order < NUM_STACK_ORDERS; order++)
-        if (s->nfree_stacks && (h->stack_pool[order] == s || (s->prev && s->elem_size == (uint64_t)FIXED_STACK << order)))
+        if (s->nfree_stacks &&
+            (h->stack_pool[order] == s || (s->prev && s->elem_size == (uint64_t)FIXED_STACK << order)))
             list_remove(&h->stack_pool[order], s);
     s->nfree_stacks = 0;
 }

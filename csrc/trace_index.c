@@ -151,14 +151,10 @@ static int add_batch(trace_reader *r, const struct batch_header *h) {
     uint8_t sync = r->info.version >= SYNC_VERSION ? EV_SYNC : EV_FREQUENCY;
     if (*b.p == sync) return trace_read_sync(r, h->time, b);
     switch (*b.p) {
-    case EV_STRINGS:
-        return trace_read_strings(r, b);
-    case EV_STACKS:
-        return append_batch(r, h, &r->first_stacks, &r->last_stacks);
-    case EV_CPU_SAMPLES:
-        return trace_read_cpu_samples(r, b);
-    default:
-        return add_events(r, h);
+    case EV_STRINGS: return trace_read_strings(r, b);
+    case EV_STACKS: return append_batch(r, h, &r->first_stacks, &r->last_stacks);
+    case EV_CPU_SAMPLES: return trace_read_cpu_samples(r, b);
+    default: return add_events(r, h);
     }
 }
 

@@ -195,34 +195,22 @@ static int goroutine_status(trace_reader *r, const struct trace_cursor *c, uint6
 static int schedule(trace_reader *r, const struct trace_cursor *c, const uint64_t *args) {
     struct trace_m *m = &r->ms[c->m];
     switch (c->type) {
-    case EV_PROC_START:
-        return bind_p(r, c, args[0]);
+    case EV_PROC_START: return bind_p(r, c, args[0]);
     case EV_PROC_STATUS:
         return args[1] == PROC_STATUS_RUNNING || args[1] == PROC_STATUS_SYSCALL ? bind_p(r, c, args[0]) : PYMEM_OK;
-    case EV_PROC_STOP:
-        m->p = -1;
-        break;
-    case EV_PROC_STEAL:
-        steal_p(r, args[0], args[2]);
-        break;
+    case EV_PROC_STOP: m->p = -1; break;
+    case EV_PROC_STEAL: steal_p(r, args[0], args[2]); break;
     case EV_GO_START:
     case EV_GO_SWITCH:
     case EV_GO_SWITCH_DESTROY:
-    case EV_GO_CREATE_SYSCALL:
-        bind_g(r, c, args[0]);
-        break;
+    case EV_GO_CREATE_SYSCALL: bind_g(r, c, args[0]); break;
     case EV_GO_STOP:
     case EV_GO_BLOCK:
     case EV_GO_DESTROY:
-    case EV_GO_SYSCALL_END_BLOCKED:
-        m->g = -1;
-        break;
-    case EV_GO_DESTROY_SYSCALL:
-        m->g = m->p = -1;
-        break;
+    case EV_GO_SYSCALL_END_BLOCKED: m->g = -1; break;
+    case EV_GO_DESTROY_SYSCALL: m->g = m->p = -1; break;
     case EV_GO_STATUS:
-    case EV_GO_STATUS_STACK:
-        return goroutine_status(r, c, args[0], args[1], args[2]);
+    case EV_GO_STATUS_STACK: return goroutine_status(r, c, args[0], args[1], args[2]);
     }
     return PYMEM_OK;
 }
@@ -284,29 +272,20 @@ static int describe(trace_reader *r, const struct trace_cursor *c, const uint64_
         e->a = object_address(r, args[0]);
         e->b = type_index(r, args[1]);
         return PYMEM_OK;
-    case EV_HEAP_OBJECT_FREE:
-        e->a = object_address(r, args[0]);
-        return PYMEM_OK;
+    case EV_HEAP_OBJECT_FREE: e->a = object_address(r, args[0]); return PYMEM_OK;
     case EV_SPAN:
-    case EV_SPAN_ALLOC:
-        return describe_span(r, c, args, e);
-    case EV_SPAN_FREE:
-        e->a = r->info.min_heap_addr + args[0] * r->info.page_size;
-        return PYMEM_OK;
+    case EV_SPAN_ALLOC: return describe_span(r, c, args, e);
+    case EV_SPAN_FREE: e->a = r->info.min_heap_addr + args[0] * r->info.page_size; return PYMEM_OK;
     case EV_GOROUTINE_STACK:
-    case EV_GOROUTINE_STACK_ALLOC:
-        return describe_stack(r, c, args, e);
-    case EV_GOROUTINE_STACK_FREE:
-        e->a = r->info.min_heap_addr + args[0] * r->info.stack_align;
-        return PYMEM_OK;
+    case EV_GOROUTINE_STACK_ALLOC: return describe_stack(r, c, args, e);
+    case EV_GOROUTINE_STACK_FREE: e->a = r->info.min_heap_addr + args[0] * r->info.stack_align; return PYMEM_OK;
     case EV_GC_BEGIN:
         e->a = args[0];
         e->c = trace_map_get(&r->gc_stacks, args[1]) != TRACE_NONE;
         return PYMEM_OK;
     case EV_STW_BEGIN:
     case EV_GO_BLOCK:
-    case EV_GO_STOP:
-        return describe_string(r, args[0], e);
+    case EV_GO_STOP: return describe_string(r, args[0], e);
     case EV_PROC_STEAL:
         e->a = args[0];
         e->b = args[2];
@@ -316,11 +295,8 @@ static int describe(trace_reader *r, const struct trace_cursor *c, const uint64_
         e->b = args[1];
         return PYMEM_OK;
     case EV_GC_SWEEP_BEGIN:
-    case EV_GC_MARK_ASSIST_BEGIN:
-        return PYMEM_OK; /* their only argument is a stack */
-    default:
-        e->a = specs[c->type].num_args > 0 ? args[0] : 0;
-        return PYMEM_OK;
+    case EV_GC_MARK_ASSIST_BEGIN: return PYMEM_OK; /* their only argument is a stack */
+    default: e->a = specs[c->type].num_args > 0 ? args[0] : 0; return PYMEM_OK;
     }
 }
 

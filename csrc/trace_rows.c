@@ -425,9 +425,10 @@ int trace_rows_run(trace_rows *r, const trace_columns *events, uint64_t n, uint6
     return PYMEM_OK;
 }
 
-void trace_rows_started(trace_rows *r, trace_rows_out *out) {
+void trace_rows_started(trace_rows *r, int amid, trace_rows_out *out) {
     r->started = true;
     put_of(out, r->first, (row){.kind = PYMEM_EV_START_DONE});
+    if (amid) put(r, out, (row){.kind = PYMEM_EV_SWEEP_DONE});
 }
 
 int trace_rows_dead(trace_rows *r, const trace_columns *events, uint64_t n, uint64_t *at, trace_rows_out *out) {

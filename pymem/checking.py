@@ -10,9 +10,10 @@ import numpy as np
 
 from pymem._arrays import pointer
 from pymem._heap import Heap
+from pymem._native import check as check_status
 from pymem._native import ffi, lib
 from pymem.errors import RecordingError
-from pymem.replay import ADDRESS_SPACE, Player
+from pymem.replay import ADDRESS_SPACE, Player, RawMiss, read_misses
 from pymem.sizeclasses import size_classes
 from pymem.stats.memstats import MemStats
 from pymem.workload.columns import Event
@@ -72,6 +73,10 @@ class Check:
     happen as recorded, and after a wrong prediction the recorded span is taken over."""
     misses: tuple[Miss, ...]
     """The first 64."""
+    tiny: int
+    """Of a trace: parts of tiny blocks that were there already: nothing to predict, and not among `allocations`."""
+    unknown: int
+    """Of a trace: allocations in no recorded span; neither."""
     learned: int
     """Allocations that showed what a trace of several Ps does not tell of its start; not counted as predictions."""
     spans: int
@@ -153,6 +158,8 @@ def _check_workload(workload: Workload, mode: str, progress: Callable[[int, int]
         matched=total("matched", Event.ALLOC),
         mode=mode,
         misses=misses,
+        tiny=0,
+        unknown=0,
         learned=0,
         spans=total("compared", *spans),
         spans_matched=total("matched", *spans),
@@ -166,7 +173,7 @@ def _check_workload(workload: Workload, mode: str, progress: Callable[[int, int]
     )
 
 
-def _exact_miss(workload: Workload, miss: Any) -> Miss:
+def _exact_miss(workload: Workload, miss: RawMiss) -> Miss:
     names = {Event.ALLOC: "object", Event.STACK_ALLOC: "stack", Event.SWEEP: "sweep"}
     row, kind = int(miss.row), Event(miss.kind)
     columns = workload.columns
@@ -222,15 +229,20 @@ class _Follower:
         reason = trace.strings.index("read mem stats") if "read mem stats" in trace.strings else 0
         out = ffi.new("pymem_follow **")
         heap.call(lib.pymem_follow_new, self._rows, reason, int(repair), out)
-        self._follow = ffi.gc(out[0], lib.pymem_follow_free)
+        self._follow = out[0]
+
+    def __enter__(self) -> _Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def run(self, rows: int) -> bool:
         done = ffi.new("int *")
         status = lib.pymem_follow_run(self._follow, rows, done)
         if status:
-            from pymem._native import check as check_status
-
-            check_status(status, self.heap.handle)
+            row = lib.pymem_follow_row(self._follow)
+            check_status(status, self.heap.handle, context=f"event {row:,}")
         return bool(done[0])
 
     def counts(self) -> Any:
@@ -238,12 +250,14 @@ class _Follower:
         lib.pymem_follow_result(self._follow, out)
         return out
 
-    def misses(self) -> list[Any]:
-        out = ffi.new("pymem_miss[64]")
-        return list(out[0 : lib.pymem_follow_misses(self._follow, out, 64)])
+    def misses(self) -> list[RawMiss]:
+        return read_misses(lib.pymem_follow_misses, self._follow)
 
     def close(self) -> None:
-        ffi.release(self._follow)
+        """Give the memory back, the follower's before the heap's. Doing it twice is fine."""
+        follow, self._follow = self._follow, ffi.NULL
+        lib.pymem_follow_free(follow)
+        self.heap.close()
 
 
 def _allows_open_loop(trace: Trace, procs: int) -> bool:
@@ -269,38 +283,37 @@ def _check_trace(trace: Trace, mode: str, progress: Callable[[int, int], None] |
     number = ffi.new("int32_t *")
     for _ in range(procs):
         heap.call(lib.pymem_proc_new, number)
-    follower = _Follower(heap, trace, repair=mode == "follow")
-    started = time.perf_counter()
-    done, rows = False, 0
-    while not done:
-        done = follower.run(_CHUNK_ROWS)
-        rows = min(rows + _CHUNK_ROWS, len(trace))
-        if progress:
-            progress(rows, len(trace))
-    seconds = time.perf_counter() - started
-    counts = follower.counts()
-    result = Check(
-        allocations=counts.allocations,
-        matched=counts.matched,
-        mode=mode,
-        misses=tuple(_trace_miss(heap, trace, m) for m in follower.misses()),
-        learned=counts.learned,
-        spans=counts.manual,
-        spans_matched=counts.manual_matched,
-        sweeps=0,
-        sweeps_matched=0,
-        memstats_compared=0,
-        memstats_equal=0,
-        memstats_differences=(),
-        cycles=counts.cycles,
-        seconds=seconds,
-    )
-    follower.close()
-    heap.close()
-    return result
+    with _Follower(heap, trace, repair=mode == "follow") as follower:
+        started = time.perf_counter()
+        done, rows = False, 0
+        while not done:
+            done = follower.run(_CHUNK_ROWS)
+            rows = min(rows + _CHUNK_ROWS, len(trace))
+            if progress:
+                progress(rows, len(trace))
+        seconds = time.perf_counter() - started
+        counts = follower.counts()
+        return Check(
+            allocations=counts.allocations,
+            matched=counts.matched,
+            mode=mode,
+            misses=tuple(_trace_miss(heap, trace, m) for m in follower.misses()),
+            tiny=counts.tiny,
+            unknown=counts.unknown,
+            learned=counts.learned,
+            spans=counts.manual,
+            spans_matched=counts.manual_matched,
+            sweeps=0,
+            sweeps_matched=0,
+            memstats_compared=0,
+            memstats_equal=0,
+            memstats_differences=(),
+            cycles=counts.cycles,
+            seconds=seconds,
+        )
 
 
-def _trace_miss(heap: Heap, trace: Trace, miss: Any) -> Miss:
+def _trace_miss(heap: Heap, trace: Trace, miss: RawMiss) -> Miss:
     """Return a miss with its context; the size class is that of the span at the recorded address by the end."""
     span = ffi.new("pymem_span_info *")
     found = lib.pymem_span_of(heap.handle, miss.want, span) == lib.PYMEM_OK

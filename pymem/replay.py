@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ADDRESS_SPACE", "ClassUse", "Cycle", "EventSource", "Player", "Run", "TypeUse", "replay"]
 
-ADDRESS_SPACE = 1 << 44
-"""Bytes that a replayed heap may map; 16 TB."""
+ADDRESS_SPACE = 1 << 40
+"""Bytes that a replayed heap may map: 1 TB. No more, as a damaged recording may use all of it, at 8 B a page."""
 
 _CTYPES = {
     "kind": "uint8_t", "flags": "uint8_t", "proc": "int16_t", "type": "uint32_t",
@@ -127,12 +127,27 @@ class Run:
     """Of these, how many the emulator placed there."""
 
 
+class RawMiss(NamedTuple):
+    """A row whose address differs, as the core tells it."""
+
+    row: int
+    kind: int
+    got: int
+    want: int
+
+
+def read_misses(function: Callable[[Any, Any, int], int], handle: Any) -> list[RawMiss]:
+    """Call one of the core's functions that copy the first misses out."""
+    out = ffi.new("pymem_miss[64]")  # its elements live no longer than itself
+    return [RawMiss(m.row, m.kind, m.got, m.want) for m in out[0 : function(handle, out, 64)]]
+
+
 class Player:
     """A heap and a replay on it, fed with columns; what `replay` and `check` are made of. Close it, or use `with`."""
 
-    def __init__(self, source: EventSource, *, follow: bool) -> None:
+    def __init__(self, source: EventSource, *, follow: bool, address_space: int = ADDRESS_SPACE) -> None:
         self.heap = Heap(
-            arena_base=source.arena_base, address_space=ADDRESS_SPACE, padding_pages=source.padding_pages
+            arena_base=source.arena_base, address_space=address_space, padding_pages=source.padding_pages
         )
         out = ffi.new("pymem_replay **")
         self.heap.call(lib.pymem_replay_new, int(follow), out)
@@ -186,10 +201,9 @@ class Player:
         lib.pymem_replay_counts(self._replay, *(pointer("uint64_t", a) for a in arrays.values()))
         return {name: {e: int(array[e]) for e in Event} for name, array in arrays.items()}
 
-    def misses(self) -> list[Any]:
-        """Return the first rows whose address differs: structs of row, kind, got, want."""
-        out = ffi.new("pymem_miss[64]")
-        return list(out[0 : lib.pymem_replay_misses(self._replay, out, 64)])
+    def misses(self) -> list[RawMiss]:
+        """Return the first rows whose address differs."""
+        return read_misses(lib.pymem_replay_misses, self._replay)
 
     def cycles(self) -> tuple[Cycle, ...]:
         """Return the cycles so far."""
@@ -263,7 +277,7 @@ def replay(source: EventSource, *, progress: Callable[[int, int], None] | None =
 
     progress: called now and then with (events done, events in all). Deterministic but for `seconds`. Raises
     `RecordingError` for events that contradict each other, `MemoryError` where this machine or the emulated space
-    (16 TB) is used up. Memory: the emulator's own, a handle table of 8 B an object, and one chunk of events.
+    (1 TB) is used up. Memory: the emulator's own, a handle table of 8 B an object, and one chunk of events.
     """
     with Player(source, follow=source.tier == "exact") as player:
         seconds = 0.0

@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import numpy as np
 from hypothesis import strategies as st
 
 import pymem
+from pymem.trace import EventKind
+from pymem.workload.columns import Columns, Event
 
 _EDGES = sorted(
     {
@@ -45,3 +48,190 @@ def many_sizes(n: int, seed: int) -> list[int]:
     bounds = rng.choices([(1, 15), (1, 300), (0, len(_EDGES) - 1), (32761, 200_000)], [30, 40, 30, 0.5], k=n)
     drawn = [(bound, rng.randint(*bound)) for bound in bounds]
     return [_EDGES[x] if bound[0] == 0 else x for bound, x in drawn]
+
+
+# Rows for the replay and for the follower: what a program might do, and what a damaged file might say it did.
+
+BASE = 0xC000000000
+_PAGE = 8192
+_ODD_NUMBERS = (0, 1, 2, 7, 8, 15, 63, 64, 4095, 8192, 2**31, 2**32 - 1, 2**40, 2**47, 2**63, 2**64 - 1)
+
+
+class _Random:
+    """Numbers as files have them: mostly sensible."""
+
+    def __init__(self, seed: int, wild: float) -> None:
+        self.rng = random.Random(seed)
+        self.wild = wild
+
+    def number(self, sensible: int) -> int:
+        """Return the sensible number, or sometimes anything."""
+        rng = self.rng
+        if rng.random() >= self.wild:
+            return sensible
+        return (
+            rng.choice([rng.choice(_ODD_NUMBERS), sensible + rng.choice([-8, -1, 1, 8]), rng.getrandbits(64)])
+            % 2**64
+        )
+
+    def page(self) -> int:
+        """Return the address of a page near the heap's beginning."""
+        return BASE + _PAGE * self.rng.choice([self.rng.randrange(64), self.rng.randrange(1024)])
+
+
+_REPLAY_WEIGHTS = {
+    Event.ALLOC: 30, Event.DEATH: 12, Event.STACK_ALLOC: 5, Event.STACK_FREE: 4, Event.MANUAL_ALLOC: 3,
+    Event.MANUAL_FREE: 3, Event.FLUSH: 2, Event.STACK_CLEAR: 1, Event.GC_PHASE: 1, Event.SWEEP_DONE: 1, Event.FLIP: 1,
+    Event.SWEEP: 3, Event.SWEEP_IN: 2, Event.GC_END: 1, Event.PROC_NEW: 2, Event.PROC_DESTROY: 1, Event.PERSISTENT: 1,
+    Event.SYS: 1, Event.PAGES_FLUSH: 1, Event.SCAVENGE: 3, Event.GOAL: 1, Event.SPAN: 1, Event.STATS: 1,
+    Event.SWEEP_ALL: 1, Event.TINY: 1, Event.START_SPAN: 1, Event.START_OBJECT: 1, Event.START_DONE: 1,
+}  # fmt: skip
+_BIRTHS = {Event.ALLOC, Event.STACK_ALLOC, Event.MANUAL_ALLOC}
+_CYCLE = (Event.SWEEP_DONE, Event.FLIP, Event.FLUSH, Event.FLUSH, Event.FLUSH, Event.GC_END)
+
+
+def replay_rows(seed: int, n: int, *, wild: float = 0.02) -> Columns:
+    """Return rows of all kinds over a few handles and processors, some whole cycles and start heaps among them."""
+    r = _Random(seed, wild)
+    rng = r.rng
+    rows: list[tuple[int, ...]] = []
+    born: list[int] = []
+    stacks: list[int] = []
+    manual: list[int] = []
+
+    def add(kind: int, **fields: int) -> None:
+        handle, proc = rng.choice(born) if born else 0, rng.choice([0, 0, 0, 0, 1, -1])
+        if kind == Event.PROC_NEW:
+            proc = -1
+        if kind in _BIRTHS:
+            handle = len(rows)
+            born.append(handle)
+        size = rng.choice([rng.randint(1, 600), 8 * rng.randint(1, 64), rng.randint(1, 80_000)])
+        if kind in {Event.STACK_ALLOC, Event.STACK_FREE}:
+            handle = rng.choice(stacks) if kind == Event.STACK_FREE and stacks else handle
+            stacks.extend([handle] * (kind == Event.STACK_ALLOC))
+            size = 2048 << (handle % 6)
+        if kind in {Event.MANUAL_ALLOC, Event.SCAVENGE, Event.START_SPAN}:
+            size = rng.choice([rng.randint(1, 15), rng.randint(16, 60)])
+        if kind in {Event.FLUSH, Event.STACK_CLEAR, Event.PROC_DESTROY, Event.PAGES_FLUSH}:
+            handle = rng.randrange(3)
+        if kind == Event.MANUAL_FREE and manual:
+            handle = rng.choice(manual)
+        manual.extend([handle] * (kind == Event.MANUAL_ALLOC))
+        row = {"flags": rng.randrange(1, 4) if kind == Event.MANUAL_ALLOC else rng.randrange(4), "proc": proc, "type": rng.choice([0, 0, 1, 3]), "object": handle, "size": size,
+               "expect": r.page()} | fields  # fmt: skip
+        proc = row["proc"] if rng.random() >= wild else rng.randint(-3, 9)
+        numbers = (r.number(row[name]) for name in ("object", "size", "expect"))
+        rows.append(
+            (kind, row["flags"] if rng.random() >= wild else rng.randrange(256), proc, row["type"], *numbers)
+        )
+
+    for _ in range(rng.choice([0, 1, 1, 2, 2])):
+        add(Event.PROC_NEW, proc=-1)
+    if rng.random() < 0.3:
+        page = BASE
+        for handle in range(1000, 1000 + rng.randrange(12)):
+            size_class = rng.randrange(68)
+            npages = int(pymem.size_classes()["pages"][size_class]) or rng.randint(1, 9)
+            add(Event.START_SPAN, proc=-1, object=handle, size=npages, flags=2 * size_class + rng.randrange(2),
+                type=rng.choice([0, 0, 0, 1]), expect=page)  # fmt: skip
+            slot = int(pymem.size_classes()["size"][size_class])
+            for k in range(rng.randrange(3)):
+                add(
+                    Event.START_OBJECT,
+                    proc=-1,
+                    object=8 * handle + k,
+                    expect=page + rng.choice([0, k]) * slot,
+                )
+            page += _PAGE * (npages + rng.choice([0, 0, 1, 40]))
+        add(Event.START_DONE, proc=-1)
+    kinds, weights = list(_REPLAY_WEIGHTS), list(_REPLAY_WEIGHTS.values())
+    taken: tuple[int, int] | None = None
+    while len(rows) < n:
+        kind = rng.choices(kinds, weights)[0] if rng.random() >= wild / 4 else Event.ALLOC
+        if kind == Event.SWEEP_DONE and rng.random() < 0.8:
+            for step, one in enumerate(_CYCLE):
+                add(one, object=step - 2 if one == Event.FLUSH else 0)
+        elif kind == Event.SCAVENGE and taken and rng.random() < 0.7:
+            add(kind, object=taken[0], size=taken[1], flags=1)
+            taken = None
+        elif kind == Event.SCAVENGE:
+            taken = (r.page(), rng.randint(1, 2))
+            add(kind, object=taken[0], size=taken[1], flags=0)
+        elif rng.random() < wild / 4:
+            add(rng.randrange(256))
+        else:
+            add(kind)
+    names = ("kind", "flags", "proc", "type", "object", "size", "expect")
+    table = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    return Columns(time=np.arange(len(rows)), goroutine=np.zeros(len(rows)), **{  # type: ignore[arg-type]
+        name: np.array(values, np.uint64 if name in {"object", "size", "expect"} else np.int64)
+        for name, values in table.items()
+    })  # fmt: skip
+
+
+_TRACE_WEIGHTS = {
+    EventKind.OBJECT_ALLOC: 30, EventKind.OBJECT_FREE: 12, EventKind.SPAN_ALLOC: 6, EventKind.SPAN_FREE: 4,
+    EventKind.GC_BEGIN: 1, EventKind.GC_END: 1, EventKind.SWEEP_BEGIN: 2, EventKind.SWEEP_END: 2, EventKind.STW_BEGIN: 1,
+    EventKind.SPAN: 1, EventKind.OBJECT: 1, EventKind.STW_END: 1, EventKind.PROCS_CHANGE: 1,
+}  # fmt: skip
+
+
+def _pages(base: int, npages: int) -> range:
+    first = (base - BASE) // _PAGE
+    return range(first, first + npages)
+
+
+def trace_rows(seed: int, n: int, *, wild: float = 0.02) -> list[tuple[int, int, int, int, int]]:
+    """Return rows of an execution trace (kind, p, a, b, c) that knows of a few spans and makes up the rest."""
+    r = _Random(seed, wild)
+    rng = r.rng
+    table = pymem.size_classes()
+    spans: dict[int, tuple[int, int, bool]] = {}
+    free = set(range(1024))
+    rows: list[tuple[int, int, int, int, int]] = []
+
+    def span(kind: int) -> None:
+        size_class = rng.choice([0, 1, 2, 2, 3, rng.randrange(68)])
+        npages = int(table["pages"][size_class]) or rng.choice([1, 2, 4, 20])
+        code = rng.choice([1, size_class << 2, size_class << 2 | 2])
+        base = next((b for b in (r.page() for _ in range(9)) if free.issuperset(_pages(b, npages))), r.page())
+        free.difference_update(_pages(base, npages))
+        spans[base] = (0 if code == 1 else size_class, npages, code & 3 == 0)
+        rows.append((kind, rng.randrange(-1, 3), r.number(base), r.number(npages), r.number(code) % 65536))
+
+    def place(alloc: bool) -> int:
+        base = rng.choice(list(spans) or [BASE])
+        size_class, _, scan = spans.get(base, (1, 1, False))
+        size = int(table["size"][size_class]) or 1
+        slots = int(table["slots_scan"][size_class]) or 1
+        return base + rng.randrange(slots) * size + (8 if alloc and scan and size > 512 else 0)
+
+    for _ in range(rng.randrange(10)):
+        span(EventKind.SPAN)
+        for _ in range(rng.randrange(6)):
+            rows.append((EventKind.OBJECT, 0, r.number(place(False)), rng.randrange(4), 0))
+    rows.append((EventKind.STW_END, 0, 0, 0, 0))
+    kinds, weights = list(_TRACE_WEIGHTS), list(_TRACE_WEIGHTS.values())
+    while len(rows) < n:
+        kind = rng.choices(kinds, weights)[0]
+        p = rng.choice([0, 0, 1, -1]) if rng.random() >= wild else rng.randrange(-5, 100)
+        if kind in {EventKind.SPAN, EventKind.SPAN_ALLOC}:
+            span(kind)
+        elif kind == EventKind.SPAN_FREE:
+            base = rng.choice(list(spans) or [BASE])
+            free.update(_pages(base, spans.pop(base, (0, 0, False))[1]))
+            rows.append((kind, p, r.number(base), 0, 0))
+        elif kind in {EventKind.OBJECT, EventKind.OBJECT_ALLOC, EventKind.OBJECT_FREE}:
+            rows.append((kind, p, r.number(place(kind == EventKind.OBJECT_ALLOC)), rng.randrange(4), 0))
+        else:
+            rows.append(
+                (
+                    int(kind) if rng.random() >= wild else rng.randrange(256),
+                    p,
+                    r.number(1),
+                    1,
+                    rng.randrange(2),
+                )
+            )
+    return rows

@@ -260,3 +260,28 @@ def test_model() -> None:
 @pytest.mark.slow
 def test_model_long() -> None:
     run(3000, 60)
+
+
+@pytest.mark.parametrize("room", [2 << 20, 8 << 20, 64 << 20])
+@pytest.mark.parametrize("seed", range(5))
+def test_paced(seed: int, room: int) -> None:
+    """The nearer the trigger, the more is swept for each span that is taken: as much as the plain heap sweeps."""
+    rng = random.Random(seed)
+    core, model = Core(), ReferenceHeap(base=BASE)
+    sizes = many_sizes(6000, seed)
+    noscan = [rng.random() < 0.5 for _ in sizes]
+    both: tuple[Core | ReferenceHeap, ...] = (core, model)
+    for heap in both:
+        heap.proc_new()
+        heap.malloc_each(0, sizes, noscan, [0] * len(sizes))
+    dead = some_of(sorted(model.objects), 0.5, seed)
+    for heap in both:
+        heap.mark_dead(dead)
+        heap.gc_begin(0)
+        heap.gc_mark_and_flip()
+        heap.gc_end(0)
+        heap.pace_sweeper(core.stats().heap_live + room)
+    for size in many_sizes(1500, seed + 100):
+        assert core.malloc(0, size, True) == model.malloc(0, size, True)
+        assert core.stats().frees == model.stats()["frees"]
+    core.check()

@@ -80,8 +80,13 @@ def _report(file: str, result: Check) -> None:
         ("Allocations", count(result.allocations)),
         ("Matched", f"{count(result.matched)} ({percent(result.matched, result.allocations)})"),
     ]
-    if result.learned:
-        lines.append(("Learned", f"{count(result.learned)} from the record"))
+    for name, number, what in (
+        ("Tiny", result.tiny, "parts of blocks that were there already: nothing to predict"),
+        ("Learned", result.learned, "from the record: who held which span at its start"),
+        ("Unknown", result.unknown, "in no recorded span"),
+    ):
+        if number:
+            lines.append((name, f"{count(number)} {what}"))
     for name, matched, compared in (
         ("Spans", result.spans_matched, result.spans),
         ("Sweeps", result.sweeps_matched, result.sweeps),

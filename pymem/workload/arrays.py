@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["columns_from_arrays"]
 
+_MOST = (1 << 63) - 1
+_LARGEST = 1 << 47
+"""Bytes: no address space that Go uses holds a larger object."""
+
 # Within one moment: objects die, the cycle turns, then the next object is born.
 _DIES, _COLLECTS, _BORN = 0, 1, 2
 
@@ -23,6 +27,9 @@ def _whole(values: npt.ArrayLike, what: str, n: int | None = None) -> Array:
     array = np.asarray(values)
     if array.dtype.kind not in "iub":
         raise ValueError(f"{what}: give whole numbers, not {array.dtype}")
+    if array.size and int(array.max()) > _MOST:
+        raise ValueError(f"{what}: {array.max()} is too large")
+    array = array.astype(np.int64, copy=False)
     if n is not None:
         if array.ndim > 1 or array.shape not in ((), (n,)):
             raise ValueError(f"{what}: give one value or {n}, not shape {array.shape}")
@@ -49,6 +56,13 @@ def columns_from_arrays(
         raise ValueError(
             f"sizes: element {int(np.argmin(size))} is {size.min()}: an object has at least one byte"
         )
+    if n and size.max() > _LARGEST:
+        raise ValueError(f"sizes: element {int(np.argmax(size))} is {size.max()}: no address space holds it")
+    is_noscan, type_id = _whole(noscan, "noscan", n), _whole(types, "types", n)
+    if n and (is_noscan.min() < 0 or is_noscan.max() > 1):
+        raise ValueError("noscan: give 0 or 1, or bools")
+    if n and (type_id.min() < 0 or type_id.max() >= 1 << 32):
+        raise ValueError("types: give indices into the type table, from 0 on")
     proc = _whole(procs, "procs", n)
     if n and (proc.min() < 0 or proc.max() > 1023):
         raise ValueError("procs: give processor numbers from 0 to 1023")
@@ -63,8 +77,8 @@ def columns_from_arrays(
     dying = np.flatnonzero((life >= 0) & (life < n - np.arange(n)))
     when = dying + 1 + life[dying]  # so many allocations after its own
     parts = _Parts(n, int(proc.max(initial=0)) + 1, birth)
-    parts.add(Event.ALLOC, np.arange(n), _BORN, object=np.arange(n), size=size, flags=_whole(noscan, "noscan", n),
-              type=_whole(types, "types", n), proc=proc)  # fmt: skip
+    parts.add(Event.ALLOC, np.arange(n), _BORN, object=np.arange(n), size=size, flags=is_noscan,
+              type=type_id, proc=proc)  # fmt: skip
     parts.add(Event.DEATH, when, _DIES, object=dying)
     if gc_every:
         parts.collections(np.arange(gc_every, n + 1, gc_every))

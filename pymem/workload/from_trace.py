@@ -6,9 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pymem.errors import TraceError
 from pymem.trace import EventKind, Trace, read_trace
 from pymem.workload.columns import DTYPES, Columns
-from pymem.workload.trace_stream import KINDS, TraceStream, check_usable, place_of_heap
+from pymem.workload.trace_stream import (
+    KINDS,
+    MOST_PROCS,
+    TraceStream,
+    check_spans,
+    check_usable,
+    place_of_heap,
+)
 from pymem.workload.workload import Workload
 
 if TYPE_CHECKING:
@@ -23,6 +31,7 @@ def read_object_trace(path: str | os.PathLike[str]) -> Trace:
     """Read what concerns memory from an execution trace. Raises `TraceError` for one without allocation events."""
     trace = read_trace(path, kinds=KINDS)
     check_usable(path, trace.info)
+    check_spans(path, trace, (trace.kind == EventKind.SPAN) | (trace.kind == EventKind.SPAN_ALLOC))
     return trace
 
 
@@ -33,9 +42,12 @@ def heap_base(trace: Trace) -> tuple[int, int]:
 
 
 def procs_of(trace: Trace) -> int:
-    """Return the largest GOMAXPROCS of the trace."""
+    """Return the largest GOMAXPROCS of the trace. Raises `TraceError` for one that no machine has."""
     said = trace.a[trace.kind == EventKind.PROCS_CHANGE]
-    return int(max(said.max(initial=1), trace.p.max(initial=0) + 1))
+    procs = int(max(said.max(initial=1), trace.p.max(initial=0) + 1))
+    if procs > MOST_PROCS:
+        raise TraceError(f"the trace speaks of {procs:,} processors: it is damaged, record it again")
+    return procs
 
 
 def workload_from_trace(path: str | os.PathLike[str]) -> Workload:

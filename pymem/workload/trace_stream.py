@@ -14,6 +14,7 @@ import numpy as np
 from pymem._arrays import pointer
 from pymem._native import ffi, lib
 from pymem.errors import TraceError
+from pymem.sizeclasses import size_classes
 from pymem.trace import EventBatch, EventKind, TraceInfo, TraceReader, TypeInfo
 from pymem.workload.columns import DTYPES, Columns, Event
 from pymem.workload.workload import WorkloadType
@@ -21,11 +22,13 @@ from pymem.workload.workload import WorkloadType
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["KINDS", "TraceStream", "check_usable", "place_of_heap"]
+    import numpy.typing as npt
+
+__all__ = ["KINDS", "MOST_PROCS", "TraceStream", "check_spans", "check_usable", "place_of_heap"]
 
 _ARENA = 64 << 20
 _PAGE_SHIFT = 13
-_MOST_PROCS = 1 << 12
+MOST_PROCS = 1 << 12
 _STATS_REASON = "read mem stats"
 
 KINDS = (
@@ -57,6 +60,27 @@ def check_usable(path: str | os.PathLike[str], info: TraceInfo) -> None:
         raise TraceError(f"{path}: this trace has no spans: its first generation is missing; record it again")
 
 
+def check_spans(
+    path: str | os.PathLike[str], batch: EventBatch, spans: npt.NDArray[np.bool_], first_row: int = 0
+) -> None:
+    """Raise `TraceError` for spans (a mask) without a class, its number of pages, or an address that Go uses."""
+    table = size_classes()["pages"]
+    a, b, c = batch.a[spans], batch.b[spans], batch.c[spans]
+    size_class = c >> 2
+    known = (c == 1) | ((c & 1 == 0) & (size_class < len(table)))
+    want = table[np.minimum(size_class, len(table) - 1)]
+    pages = np.where(size_class > 0, b == want, b > 0)
+    placed = (a >= _ARENA) & (a < 1 << 47) & (a % (1 << _PAGE_SHIFT) == 0)
+    bad = np.flatnonzero(~(known & pages & placed))
+    if len(bad):
+        i = int(bad[0])
+        row = first_row + int(np.flatnonzero(spans)[i])
+        raise TraceError(
+            f"{path}: event {row:,}: a span of {b[i]:,} pages, kind and class {c[i]}, at {a[i]:#x} cannot be: "
+            "the trace is damaged, record it again"
+        )
+
+
 def place_of_heap(lowest: int) -> tuple[int, int]:
     """Return (address of the first arena, pages below the lowest span ever): Go's heap base may be random."""
     arena = lowest & ~(_ARENA - 1)
@@ -73,26 +97,32 @@ class _Survey(NamedTuple):
     types: tuple[TypeInfo, ...]
     stats_reason: int
     """Index of the reason of stops for ReadMemStats, 0: there is none."""
+    amid: bool
+    """It began amid a cycle."""
     info: TraceInfo
 
 
 def _survey(path: str | os.PathLike[str]) -> _Survey:
-    lowest, procs = 1 << 64, 1
+    lowest, procs, row = 1 << 64, 1, 0
+    first_turn: EventKind | None = None
     with TraceReader(path, kinds=KINDS) as reader:
         for batch in reader.batches():
             spans = (batch.kind == EventKind.SPAN) | (batch.kind == EventKind.SPAN_ALLOC)
             if spans.any():
+                check_spans(path, batch, spans, row)
                 lowest = min(lowest, int(batch.a[spans].min()))
             said = batch.a[batch.kind == EventKind.PROCS_CHANGE]
             procs = max(procs, int(said.max(initial=1)), int(batch.p.max()) + 1)
+            turns = np.flatnonzero((batch.kind == EventKind.GC_BEGIN) | (batch.kind == EventKind.GC_END))
+            if first_turn is None and len(turns):
+                first_turn = EventKind(batch.kind[turns[0]])
+            row += len(batch)
         check_usable(path, reader.info)
         strings = reader.strings
         reason = strings.index(_STATS_REASON) if _STATS_REASON in strings else 0
-        survey = _Survey(lowest, procs, reader.types, reason, reader.info)
-    if procs > _MOST_PROCS:
-        raise TraceError(
-            f"{path}: GOMAXPROCS of {procs:,} is more than the {_MOST_PROCS:,} that are emulated"
-        )
+        survey = _Survey(lowest, procs, reader.types, reason, first_turn == EventKind.GC_END, reader.info)
+    if procs > MOST_PROCS:
+        raise TraceError(f"{path}: GOMAXPROCS of {procs:,} is more than the {MOST_PROCS:,} that are emulated")
     return survey
 
 
@@ -155,10 +185,10 @@ class TraceStream:
                     else:
                         yield from converter.take()
                     if stop == lib.TRACE_ROWS_START:
-                        converter.start()
+                        converter.start(self._survey.amid)
             if not converter.started:
                 yield from converter.take()
-                converter.start()
+                converter.start(self._survey.amid)
             yield from converter.take()
 
 
@@ -230,10 +260,10 @@ class _Converter:
         _check(lib.trace_rows_run(self._rows, events.columns, events.n, events.at, self._out, self._stop))
         return int(self._stop[0])
 
-    def start(self) -> None:
-        """Say that the start heap is complete. The chunk is a new one."""
+    def start(self, amid: bool) -> None:
+        """Say that the start heap is complete, and whether that is amid a cycle. The chunk is a new one."""
         self.started = True
-        lib.trace_rows_started(self._rows, self._out)
+        lib.trace_rows_started(self._rows, amid, self._out)
 
     def dead(self, events: _Events) -> bool:
         """Tell the deaths among the events; returns False where the chunk was full before."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -31,16 +32,13 @@ ARENA_BASE = 0xC000000000
 
 _FORMAT = 1
 _HEADER = "workload.json"
+_ARENA = 64 << 20
+_MAX_HEADER = 64 << 20
 _BAD_FILE = (
-    zipfile.BadZipFile,
-    KeyError,
-    ValueError,
-    TypeError,
-    EOFError,
-    OSError,
-    NotImplementedError,
-    zlib.error,
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(LookupError, ValueError, TypeError, AttributeError, OverflowError, RuntimeError),
 )
+"""What zipfile, json and numpy raise when they read damaged files."""
 
 
 class WorkloadType(NamedTuple):
@@ -198,17 +196,12 @@ class Workload:
         name = os.fspath(path)
         try:
             with zipfile.ZipFile(path) as archive:
-                header = json.loads(archive.read(_HEADER))
-                if header["format"] != _FORMAT:
-                    raise RecordingError(
-                        f"{name}: written in format {header['format']}, this pymem reads {_FORMAT}: upgrade pymem-go"
-                    )
-                columns = Columns(
-                    **{column: _read_column(archive, column, header["events"]) for column in DTYPES}
-                )
+                header = _read_header(archive)
+                events = header["events"]
+                columns = Columns(**{column: _read_column(archive, column, events) for column in DTYPES})
             return cls(
                 columns=columns,
-                types=tuple(WorkloadType(str(n), int(s), int(p)) for n, s, p in header["types"]),
+                types=tuple(WorkloadType(*entry) for entry in header["types"]),
                 recorded_stats=tuple(header["recorded_stats"]),
                 **{
                     key: header[key]
@@ -217,17 +210,71 @@ class Workload:
             )
         except FileNotFoundError:
             raise
-        except RecordingError:
-            raise
         except _BAD_FILE as error:
             raise RecordingError(
-                f"{name}: not a whole pymem workload ({error}): save or record it again"
+                f"{name}: not a whole pymem workload: {error}: save or record it again"
             ) from error
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    info = archive.getinfo(name)
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is encrypted or compressed in an unknown way")
+    if info.compress_size > os.fstat(archive.fp.fileno()).st_size:  # type: ignore[union-attr]
+        raise ValueError(f"{name} has {info.compress_size:,} bytes, more than the file")
+    return archive.open(info)
+
+
+def _whole(value: object, what: str, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{what} is {value!r:.40}, not a whole number from {low:,} to {high:,}")
+    return value
+
+
+def _read_header(archive: zipfile.ZipFile) -> dict[str, Any]:
+    """Read the header; every field of it is what `_header` writes."""
+    with _member(archive, _HEADER) as member:
+        raw = member.read(_MAX_HEADER + 1)
+    if len(raw) > _MAX_HEADER:
+        raise ValueError(f"its header is longer than {_MAX_HEADER:,} bytes")
+    header = json.loads(raw)
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    if header["format"] != _FORMAT or type(header["format"]) is not int:
+        raise ValueError(f"it is of format {header['format']!r:.20} and this pymem reads {_FORMAT}")
+    _whole(header["events"], "events", 0, 1 << 40)
+    _whole(header["procs"], "procs", 1, 1 << 15)
+    _whole(header["padding_pages"], "padding_pages", 0, _ARENA // 8192 - 1)
+    if _whole(header["arena_base"], "arena_base", _ARENA, (1 << 47) - _ARENA) % _ARENA:
+        raise ValueError(f"arena_base is {header['arena_base']:#x}, not a multiple of 64 MB")
+    origin = header["origin"]
+    if not all(
+        isinstance(text, str) for text in (header["tier"], header["resolution"], *origin, *origin.values())
+    ):
+        raise ValueError("tier, resolution and origin are not text")
+    for name, size, ptrdata in header["types"]:
+        if not isinstance(name, str):
+            raise ValueError(f"a type is called {name!r:.40}")
+        _whole(size, "the size of a type", 0, 1 << 63)
+        _whole(ptrdata, "ptrdata of a type", 0, 1 << 63)
+    for stats in header["recorded_stats"]:
+        _check_stats(stats)
+    return header
+
+
+def _check_stats(stats: dict[str, Any]) -> None:
+    """Check what Go's JSON of a MemStats must have for the emulator's to be compared with it."""
+    by_size = stats.get("BySize", [])
+    if len(by_size) > 68:
+        raise ValueError(f"recorded_stats has {len(by_size)} size classes")
+    for entry in by_size:
+        _whole(entry["Mallocs"], "Mallocs of a size class", 0, (1 << 64) - 1)
+        _whole(entry["Frees"], "Frees of a size class", 0, (1 << 64) - 1)
 
 
 def _read_column(archive: zipfile.ZipFile, name: str, events: int) -> npt.NDArray[Any]:
     """Read one column; its shape is checked before memory is asked for."""
-    with archive.open(f"{name}.npy") as member:
+    with _member(archive, f"{name}.npy") as member:
         version = np.lib.format.read_magic(member)
         shape, _, dtype = np.lib.format.read_array_header_1_0(member)
         if version != (1, 0) or shape != (events,) or dtype != DTYPES[name]:

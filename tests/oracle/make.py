@@ -43,21 +43,30 @@ def build_recording(binary: Path, *, go: str = "go", env: dict[str, str] | None 
     return build_recorder(str(HERE), binary, go=go, env=env)
 
 
-def run_plain(binary: Path, log: Path, program: str, mode: str, *, procs: int = 1) -> dict[str, Any]:
+def _command(program: str, mode: str, steps: int | None) -> list[str]:
+    """Return the arguments. Even the number of them is part of the heap."""
+    return [program, "-mode", mode, *([] if steps is None else ["-n", str(steps), "-every", str(steps // 4)])]
+
+
+def run_plain(
+    binary: Path, log: Path, program: str, mode: str, *, procs: int = 1, steps: int | None = None
+) -> dict[str, Any]:
     """Run the unchanged oracle and return its MemStats.
 
     The environment is a recording's to the letter, as the runtime copies it to the heap; no log is made.
     """
-    command = [str(binary), program, "-mode", mode]
+    command = [str(binary), *_command(program, mode, steps)]
     env = environment(log, procs, None, DEFAULT_MAX_BYTES)
     done = subprocess.run(command, env=env, check=True, capture_output=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
-def run_recording(binary: Path, log: Path, program: str, mode: str, *, procs: int = 1) -> Recorded:
+def run_recording(
+    binary: Path, log: Path, program: str, mode: str, *, procs: int = 1, steps: int | None = None
+) -> Recorded:
     """Record one run of the oracle; what it prints is thrown away, as the log has it too."""
-    command = [program, "-mode", mode]
+    command = _command(program, mode, steps)
     return record_binary(binary, command, output=log, gomaxprocs=procs, stdout=subprocess.DEVNULL)
 
 

@@ -1,0 +1,97 @@
+"""The emulator against stock execution traces, made now: predicted from the trace's snapshot on, object by object.
+
+Run with ``-s`` to see the rates.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from oracle.traces import CONCURRENT, OFF, TWO, TWO_OFF, Setting, Tracer
+
+import pymem
+from pymem.checking import Check, check
+from pymem.errors import RecordingError
+from pymem.record.overlay import find_toolchain
+from pymem.workload.columns import Event
+from pymem.workload.sources import open_recording
+
+AT_LEAST = {OFF: 1.0, CONCURRENT: 0.995, TWO_OFF: 0.999, TWO: 0.999}
+"""Rates that must be reached."""
+
+SETTINGS = pytest.mark.parametrize(
+    "setting", AT_LEAST, ids=["1P-off", "1P-concurrent", "2P-off", "2P-concurrent"]
+)
+
+
+@pytest.fixture(scope="session")
+def tracer(tmp_path_factory: pytest.TempPathFactory) -> Tracer:
+    try:
+        find_toolchain()
+    except RecordingError as error:
+        pytest.skip(str(error))
+    return Tracer(tmp_path_factory.mktemp("traces"))
+
+
+def predict(path: Path, name: str, setting: Setting) -> Check:
+    result = check(path)
+    print(
+        f"{name}, {setting.procs} P, GOGC={setting.gogc}: {result.mode}, {result.cycles} cycles, "
+        f"{result.matched:,} of {result.allocations:,} ({result.rate:.4%})"
+    )
+    assert result.allocations > 1000
+    assert result.rate >= AT_LEAST[setting]
+    assert result.mode == ("open-loop" if setting == OFF else "follow")
+    path.unlink()
+    return result
+
+
+@SETTINGS
+def test_json(tracer: Tracer, setting: Setting) -> None:
+    """GOGC=off leaves the collections that the benchmark asks for: forced ones."""
+    path = tracer.test("encoding/json", setting, bench="CodeDecoder|EncoderEncode", times=2)
+    assert predict(path, "json", setting).cycles > 1
+
+
+@SETTINGS
+@pytest.mark.parametrize("program", ["tree", "large"])
+def test_program(tracer: Tracer, program: str, setting: Setting) -> None:
+    """A trace begun in the middle of a program's life; no collection at all with GOGC=off."""
+    result = predict(tracer.program(program, setting, 60_000), program, setting)
+    if setting.gogc == "off":
+        assert result.cycles == 0
+        assert result.spans_matched == result.spans
+
+
+def test_small_heap(tracer: Tracer) -> None:
+    """A miss costs one span's worth of doubt a cycle: with 20,000 allocations to a cycle that is near one in a hundred."""
+    result = check(tracer.program("small", CONCURRENT, 60_000))
+    print(f"small cache, {result.cycles} cycles: {result.rate:.4%}")
+    assert result.rate > 0.985
+
+
+@SETTINGS
+def test_replay(tracer: Tracer, setting: Setting) -> None:
+    """A trace as a workload: it replays without contradiction, and what it says is what the events come to."""
+    path = tracer.program("tree", setting, 60_000)
+    workload = open_recording(path)
+    run = pymem.replay(workload)
+    assert run.events == len(workload)
+    assert len(run.cycles) == workload.cycles
+    assert run.compared == int((workload.columns.kind == Event.ALLOC).sum())
+    if setting == OFF:
+        assert run.matched == run.compared
+
+
+@pytest.mark.slow
+@SETTINGS
+@pytest.mark.parametrize(("package", "times"), [("encoding/json", 20), ("fmt", 1000), ("go/parser", 20)])
+def test_benchmarks(tracer: Tracer, package: str, times: int, setting: Setting) -> None:
+    predict(tracer.test(package, setting, bench=".", times=times), package, setting)
+
+
+@pytest.mark.slow
+@SETTINGS
+def test_compiler(tracer: Tracer, setting: Setting) -> None:
+    predict(tracer.compile("go/types", setting), "compile go/types", setting)
