@@ -349,18 +349,14 @@ static void after_free(trace_rows *r, trace_rows_out *out) {
 static int on_event(trace_rows *r, const trace_columns *e, uint64_t i, trace_rows_out *out) {
     int rc = PYMEM_OK;
     switch (e->kind[i]) {
-    case TRACE_OBJECT_ALLOC:
-        return on_alloc(r, e->a[i], e->b[i], out);
-    case TRACE_OBJECT:
-        return on_object(r, e->a[i], e->b[i], out);
+    case TRACE_OBJECT_ALLOC: return on_alloc(r, e->a[i], e->b[i], out);
+    case TRACE_OBJECT: return on_object(r, e->a[i], e->b[i], out);
     case TRACE_OBJECT_FREE: /* those after a cycle were told at its end */
         if (!r->cycles) rc = died(r, e->a[i], out);
         after_free(r, out);
         return rc;
-    case TRACE_SPAN_ALLOC:
-        return on_span(r, e->a[i], e->b[i], e->c[i], false, out);
-    case TRACE_SPAN:
-        return on_span(r, e->a[i], e->b[i], e->c[i], true, out);
+    case TRACE_SPAN_ALLOC: return on_span(r, e->a[i], e->b[i], e->c[i], false, out);
+    case TRACE_SPAN: return on_span(r, e->a[i], e->b[i], e->c[i], true, out);
     case TRACE_SPAN_FREE:
         rc = on_span_free(r, e->a[i], out);
         after_free(r, out);
@@ -369,9 +365,7 @@ static int on_event(trace_rows *r, const trace_columns *e, uint64_t i, trace_row
         r->forced = e->c[i] & 1;
         put(r, out, (row){.kind = PYMEM_EV_SWEEP_DONE});
         return PYMEM_OK;
-    case TRACE_GC_END:
-        on_gc_end(r, out);
-        return PYMEM_OK;
+    case TRACE_GC_END: on_gc_end(r, out); return PYMEM_OK;
     case TRACE_STW_BEGIN:
         if (r->stats_reason && e->b[i] == r->stats_reason) flush_all(r, out);
         return PYMEM_OK;
