@@ -8,7 +8,7 @@
 #include <string.h>
 #include "internal.h"
 
-enum { MAX_IN_FLIGHT = 64, LATE_ROWS = 1 << 16, LATE_SEARCHES = 1000 };
+enum { MAX_IN_FLIGHT = 64, LATE_ROWS = 1 << 29 /* looked at in all searches for late events: half a second */ };
 enum { MAX_MISSES = 64, NO_CODE = 0, MANUAL_CODE = 1 + 1, TINY_SLOTS = PAGE_SIZE / TINY_SIZE };
 enum { GIVEN_BACK = 1 }; /* in a remembered span's base: the sweep gave its pages back */
 
@@ -37,7 +37,8 @@ struct pymem_follow {
     uint64_t narenas;
     uint16_t epoch;   /* flushes so far, never 0 */
     uint64_t in_flight[MAX_IN_FLIGHT]; /* open loop: slots taken by allocations whose own event is still to come */
-    uint32_t nin_flight, late_searches;
+    uint32_t nin_flight;
+    uint64_t late_rows;
     proc_view *procs; /* [nprocs + 1]; the last for threads without a P */
     int32_t nprocs;
     pymem_follow_counts counts;
@@ -261,7 +262,7 @@ static int on_gc_end(pymem_follow *f, proc *p) {
  * A goroutine may be preempted after it has taken a slot and before it writes its event; others allocate meanwhile, and
  * the record has the two in the wrong order. Following, that costs a miss; in the open loop all that comes after would
  * be off. So there an allocation that takes a fresh span is dated by the span's event, which is written on the spot; and
- * where the predicted slot turns up in an event a little later, that allocation was the first of the two. */
+ * where the predicted slot turns up in a later event, that allocation was the first of the two. */
 
 static int predict(pymem_follow *f, proc *p, uint32_t span_class, uint64_t npages, uint32_t type, uint64_t *addr) {
     f->h->scripted = f->repair;
@@ -284,16 +285,14 @@ static void in_flight_add(pymem_follow *f, uint64_t slot) {
     if (f->nin_flight < MAX_IN_FLIGHT) f->in_flight[f->nin_flight++] = slot;
 }
 
-/* Does the event of an object in this slot come a little later, in the same cycle? */
+/* Does the event of an object in this slot come later, in the same cycle? */
 static bool comes_late(pymem_follow *f, uint64_t slot) {
     const pymem_trace_rows *t = &f->rows;
-    uint64_t size = mheap_span_of(f->h, slot)->elem_size;
-    if (f->late_searches == LATE_SEARCHES) return false;
-    f->late_searches++;
-    uint64_t end = t->n - f->row < LATE_ROWS ? t->n : f->row + LATE_ROWS;
-    for (uint64_t i = f->row + 1; i < end && t->kind[i] != TRACE_GC_END; i++)
-        if (t->kind[i] == TRACE_OBJECT_ALLOC && t->a[i] >= slot && t->a[i] - slot < size) return true;
-    return false;
+    uint64_t size = mheap_span_of(f->h, slot)->elem_size, i = f->row + 1;
+    bool found = false;
+    for (; i < t->n && t->kind[i] != TRACE_GC_END && f->late_rows < LATE_ROWS && !found; i++, f->late_rows++)
+        found = t->kind[i] == TRACE_OBJECT_ALLOC && t->a[i] >= slot && t->a[i] - slot < size;
+    return found;
 }
 
 /* The open loop's answer to an event that says want. */
@@ -422,13 +421,16 @@ static bool is_slot(const pymem_follow *f, uint64_t addr, const rec_page *r) {
     return span_class >> 1 ? offset % size == 0 && offset / size < size_classes_go()->nelems[span_class] : offset == 0;
 }
 
-/* The slot that the object at addr lies in, by the record; a trace that has none there is damaged. */
+/* The slot that the object at addr lies in, by the record, 0 for none. With several Ps the record may have the object
+ * on the wrong side of its span's event; with one a trace that has none there is damaged. */
 static int recorded_slot(pymem_follow *f, uint64_t addr, const rec_page *r, uint64_t *slot) {
     uint32_t span_class = rec_class(r);
     bool header = !(span_class & 1) && span_class >> 1 && size_classes_go()->size[span_class >> 1] > MIN_HEADER_SIZE;
     *slot = header ? addr - MALLOC_HEADER : addr;
     if (span_class == TINY_SPAN_CLASS) *slot &= ~(uint64_t)(TINY_SIZE - 1);
     if (map_at(f, *slot) == r && is_slot(f, *slot, r)) return PYMEM_OK;
+    *slot = 0;
+    if (f->nprocs > 1) return PYMEM_OK;
     return fail(f->h, PYMEM_EFORMAT, "an object at 0x%llx is in no slot of its span", (unsigned long long)addr);
 }
 
@@ -460,6 +462,11 @@ static int on_alloc(pymem_follow *f) {
     }
     bool tiny = rec_class(r) == TINY_SPAN_CLASS, grew = v->grew;
     int rc = recorded_slot(f, f->rows.a[f->row], r, &want);
+    if (!rc && !want) {
+        f->counts.allocations++;
+        miss(f, 0, f->rows.a[f->row], TRACE_OBJECT_ALLOC);
+        return PYMEM_OK;
+    }
     if (!rc) rc = sweep_remembered(f, p, v, rec_class(r));
     if (rc) return rc;
     if (tiny && joins_tiny_block(f, want)) {

@@ -86,94 +86,117 @@ _REPLAY_WEIGHTS = {
     Event.SYS: 1, Event.PAGES_FLUSH: 1, Event.SCAVENGE: 3, Event.GOAL: 1, Event.SPAN: 1, Event.STATS: 1,
     Event.SWEEP_ALL: 1, Event.TINY: 1, Event.START_SPAN: 1, Event.START_OBJECT: 1, Event.START_DONE: 1,
 }  # fmt: skip
+
+
+class _ReplayRows(_Random):
+    """Rows under way: what has been born, so that most of what follows makes sense."""
+
+    def __init__(self, seed: int, wild: float) -> None:
+        super().__init__(seed, wild)
+        self.rows: list[tuple[int, ...]] = []
+        self.born: list[int] = []
+        self.stacks: list[int] = []
+        self.manual: list[int] = []
+        self.taken: tuple[int, int] | None = None  # being scavenged
+
+    def _handle(self, kind: int) -> int:
+        if kind in _BIRTHS:
+            handle = len(self.rows)
+            pool = {Event.STACK_ALLOC: self.stacks, Event.MANUAL_ALLOC: self.manual}.get(
+                Event(kind), self.born
+            )
+            pool.append(handle)
+            return handle
+        if kind in _OF_PROC:
+            return self.rng.randrange(3)
+        pool = {Event.STACK_FREE: self.stacks, Event.MANUAL_FREE: self.manual}.get(Event(kind), self.born)
+        return self.rng.choice(pool or [0])
+
+    def _size(self, kind: int, handle: int) -> int:
+        rng = self.rng
+        if kind in {Event.STACK_ALLOC, Event.STACK_FREE}:
+            return 2048 << (handle % 6)
+        if kind in {Event.MANUAL_ALLOC, Event.START_SPAN}:
+            return rng.choice([rng.randint(1, 15), rng.randint(16, 60)])
+        return rng.choice([rng.randint(1, 600), 8 * rng.randint(1, 64), rng.randint(1, 80_000)])
+
+    def add(self, kind: int, **fields: int) -> None:
+        """Add a row; what is not given is made up, and now and then what is given is not taken."""
+        rng = self.rng
+        handle = fields.get("object", self._handle(kind) if kind in set(Event) else 0)
+        flags = rng.randrange(1, 4) if kind == Event.MANUAL_ALLOC else rng.randrange(4)
+        proc = -1 if kind == Event.PROC_NEW else rng.choice([0, 0, 0, 0, 1, -1])
+        row = {"flags": flags, "proc": proc, "type": rng.choice([0, 0, 1, 3]), "object": handle,
+               "size": self._size(kind, handle), "expect": self.page()} | fields  # fmt: skip
+        small = (
+            (row["flags"], row["proc"])
+            if rng.random() >= self.wild
+            else (rng.randrange(256), rng.randint(-3, 9))
+        )
+        numbers = (self.number(row[name]) for name in ("object", "size", "expect"))
+        self.rows.append((kind, *small, row["type"], *numbers))
+
+    def start_heap(self) -> None:
+        page, rng, table = BASE, self.rng, pymem.size_classes()
+        for handle in range(1000, 1000 + rng.randrange(12)):
+            size_class = rng.randrange(68)
+            npages = int(table["pages"][size_class]) or rng.randint(1, 9)
+            self.add(Event.START_SPAN, proc=-1, object=handle, size=npages, flags=2 * size_class + rng.randrange(2),
+                     type=rng.choice([0, 0, 0, 1]), expect=page)  # fmt: skip
+            slot = int(table["size"][size_class])
+            for k in range(rng.randrange(3)):
+                at = page + rng.choice([0, k]) * slot
+                self.add(Event.START_OBJECT, proc=-1, object=8 * handle + k, expect=at)
+            page += _PAGE * (npages + rng.choice([0, 0, 1, 40]))
+        self.add(Event.START_DONE, proc=-1)
+
+    def cycle(self) -> None:
+        for step, kind in enumerate(_CYCLE):
+            self.add(kind, object=step - 2 if kind == Event.FLUSH else 0)
+
+    def scavenge(self) -> None:
+        back = self.taken if self.rng.random() < 0.7 else None
+        self.taken = None if back else (self.page(), self.rng.randint(1, 2))
+        page, npages = back or self.taken or (BASE, 1)
+        self.add(Event.SCAVENGE, object=page, size=npages, flags=int(back is not None))
+
+
 _BIRTHS = {Event.ALLOC, Event.STACK_ALLOC, Event.MANUAL_ALLOC}
+_OF_PROC = {Event.FLUSH, Event.STACK_CLEAR, Event.PROC_DESTROY, Event.PAGES_FLUSH}
 _CYCLE = (Event.SWEEP_DONE, Event.FLIP, Event.FLUSH, Event.FLUSH, Event.FLUSH, Event.GC_END)
 
 
 def replay_rows(seed: int, n: int, *, wild: float = 0.02) -> Columns:
     """Return rows of all kinds over a few handles and processors, some whole cycles and start heaps among them."""
-    r = _Random(seed, wild)
-    rng = r.rng
-    rows: list[tuple[int, ...]] = []
-    born: list[int] = []
-    stacks: list[int] = []
-    manual: list[int] = []
-
-    def add(kind: int, **fields: int) -> None:
-        handle, proc = rng.choice(born) if born else 0, rng.choice([0, 0, 0, 0, 1, -1])
-        if kind == Event.PROC_NEW:
-            proc = -1
-        if kind in _BIRTHS:
-            handle = len(rows)
-            born.append(handle)
-        size = rng.choice([rng.randint(1, 600), 8 * rng.randint(1, 64), rng.randint(1, 80_000)])
-        if kind in {Event.STACK_ALLOC, Event.STACK_FREE}:
-            handle = rng.choice(stacks) if kind == Event.STACK_FREE and stacks else handle
-            stacks.extend([handle] * (kind == Event.STACK_ALLOC))
-            size = 2048 << (handle % 6)
-        if kind in {Event.MANUAL_ALLOC, Event.SCAVENGE, Event.START_SPAN}:
-            size = rng.choice([rng.randint(1, 15), rng.randint(16, 60)])
-        if kind in {Event.FLUSH, Event.STACK_CLEAR, Event.PROC_DESTROY, Event.PAGES_FLUSH}:
-            handle = rng.randrange(3)
-        if kind == Event.MANUAL_FREE and manual:
-            handle = rng.choice(manual)
-        manual.extend([handle] * (kind == Event.MANUAL_ALLOC))
-        row = {"flags": rng.randrange(1, 4) if kind == Event.MANUAL_ALLOC else rng.randrange(4), "proc": proc, "type": rng.choice([0, 0, 1, 3]), "object": handle, "size": size,
-               "expect": r.page()} | fields  # fmt: skip
-        proc = row["proc"] if rng.random() >= wild else rng.randint(-3, 9)
-        numbers = (r.number(row[name]) for name in ("object", "size", "expect"))
-        rows.append(
-            (kind, row["flags"] if rng.random() >= wild else rng.randrange(256), proc, row["type"], *numbers)
-        )
-
-    for _ in range(rng.choice([0, 1, 1, 2, 2])):
-        add(Event.PROC_NEW, proc=-1)
-    if rng.random() < 0.3:
-        page = BASE
-        for handle in range(1000, 1000 + rng.randrange(12)):
-            size_class = rng.randrange(68)
-            npages = int(pymem.size_classes()["pages"][size_class]) or rng.randint(1, 9)
-            add(Event.START_SPAN, proc=-1, object=handle, size=npages, flags=2 * size_class + rng.randrange(2),
-                type=rng.choice([0, 0, 0, 1]), expect=page)  # fmt: skip
-            slot = int(pymem.size_classes()["size"][size_class])
-            for k in range(rng.randrange(3)):
-                add(
-                    Event.START_OBJECT,
-                    proc=-1,
-                    object=8 * handle + k,
-                    expect=page + rng.choice([0, k]) * slot,
-                )
-            page += _PAGE * (npages + rng.choice([0, 0, 1, 40]))
-        add(Event.START_DONE, proc=-1)
+    r = _ReplayRows(seed, wild)
     kinds, weights = list(_REPLAY_WEIGHTS), list(_REPLAY_WEIGHTS.values())
-    taken: tuple[int, int] | None = None
-    while len(rows) < n:
-        kind = rng.choices(kinds, weights)[0] if rng.random() >= wild / 4 else Event.ALLOC
-        if kind == Event.SWEEP_DONE and rng.random() < 0.8:
-            for step, one in enumerate(_CYCLE):
-                add(one, object=step - 2 if one == Event.FLUSH else 0)
-        elif kind == Event.SCAVENGE and taken and rng.random() < 0.7:
-            add(kind, object=taken[0], size=taken[1], flags=1)
-            taken = None
+    for _ in range(r.rng.choice([0, 1, 1, 2, 2])):
+        r.add(Event.PROC_NEW)
+    if r.rng.random() < 0.3:
+        r.start_heap()
+    while len(r.rows) < n:
+        kind = r.rng.choices(kinds, weights)[0]
+        if r.rng.random() < wild / 4:
+            r.add(r.rng.randrange(256))
+        elif kind == Event.SWEEP_DONE and r.rng.random() < 0.8:
+            r.cycle()
         elif kind == Event.SCAVENGE:
-            taken = (r.page(), rng.randint(1, 2))
-            add(kind, object=taken[0], size=taken[1], flags=0)
-        elif rng.random() < wild / 4:
-            add(rng.randrange(256))
+            r.scavenge()
         else:
-            add(kind)
-    names = ("kind", "flags", "proc", "type", "object", "size", "expect")
-    table = {name: [row[i] for row in rows] for i, name in enumerate(names)}
-    return Columns(time=np.arange(len(rows)), goroutine=np.zeros(len(rows)), **{  # type: ignore[arg-type]
-        name: np.array(values, np.uint64 if name in {"object", "size", "expect"} else np.int64)
-        for name, values in table.items()
-    })  # fmt: skip
+            r.add(kind)
+    numbers = np.array([row[4:] for row in r.rows], np.uint64).T
+    kind_, flags, proc, type_ = np.array([row[:4] for row in r.rows], np.int64).T
+    place = np.arange(len(r.rows))
+    return Columns(
+        **{"time": place, "kind": kind_, "flags": flags, "proc": proc, "goroutine": 0 * place, "type": type_},
+        **dict(zip(("object", "size", "expect"), numbers, strict=True)),
+    )
 
 
 _TRACE_WEIGHTS = {
     EventKind.OBJECT_ALLOC: 30, EventKind.OBJECT_FREE: 12, EventKind.SPAN_ALLOC: 6, EventKind.SPAN_FREE: 4,
-    EventKind.GC_BEGIN: 1, EventKind.GC_END: 1, EventKind.SWEEP_BEGIN: 2, EventKind.SWEEP_END: 2, EventKind.STW_BEGIN: 1,
-    EventKind.SPAN: 1, EventKind.OBJECT: 1, EventKind.STW_END: 1, EventKind.PROCS_CHANGE: 1,
+    EventKind.GC_BEGIN: 1, EventKind.GC_END: 1, EventKind.SWEEP_BEGIN: 2, EventKind.SWEEP_END: 2,
+    EventKind.STW_BEGIN: 1, EventKind.SPAN: 1, EventKind.OBJECT: 1, EventKind.STW_END: 1, EventKind.PROCS_CHANGE: 1,
 }  # fmt: skip
 
 

@@ -36,7 +36,9 @@ def oracle(folder: Path) -> Path:
     return make.build_recording(folder / "oracle")
 
 
-def recorded(oracle: Path, folder: Path, program: str, mode: str, procs: int, steps: int = STEPS) -> Check:
+def recorded(
+    oracle: Path, folder: Path, program: str, mode: str, *, procs: int = 1, steps: int = STEPS
+) -> Check:
     done = make.run_recording(oracle, folder / "log", program, mode, procs=procs, steps=steps)
     assert (done.exit_status, done.truncated) == (0, False)
     return check(done.path)
@@ -53,7 +55,7 @@ def assert_exact(result: Check) -> None:
 @PROGRAMS
 def test_off(oracle: Path, tmp_path: Path, program: str) -> None:
     """Every field of MemStats too, absolute, BySize entry by entry."""
-    result = recorded(oracle, tmp_path, program, "off", 1)
+    result = recorded(oracle, tmp_path, program, "off")
     assert_exact(result)
     assert (result.mode, result.cycles, result.sweeps) == ("open-loop", 0, 0)
     assert result.spans > 0
@@ -64,7 +66,7 @@ def test_off(oracle: Path, tmp_path: Path, program: str) -> None:
 @PROGRAMS
 def test_forced(oracle: Path, tmp_path: Path, program: str) -> None:
     """Nothing but the deaths is taken from the recording: which span is swept when is the emulator's own answer."""
-    result = recorded(oracle, tmp_path, program, "forced", 1)
+    result = recorded(oracle, tmp_path, program, "forced")
     assert_exact(result)
     assert result.mode == "open-loop"
     if program != "empty":
@@ -76,18 +78,18 @@ def test_forced(oracle: Path, tmp_path: Path, program: str) -> None:
 @PROGRAMS
 def test_concurrent(oracle: Path, tmp_path: Path, program: str) -> None:
     """Sweeps happen where the recording has them; every address and every span's place is predicted."""
-    assert_exact(recorded(oracle, tmp_path, program, "concurrent", 1, steps=20_000))
+    assert_exact(recorded(oracle, tmp_path, program, "concurrent", steps=20_000))
 
 
 @PROGRAMS
 def test_two_procs(oracle: Path, tmp_path: Path, program: str) -> None:
     """In the order of the log, every address is the one on real hardware."""
-    assert_exact(recorded(oracle, tmp_path, program, "off", 2))
+    assert_exact(recorded(oracle, tmp_path, program, "off", procs=2))
 
 
 def test_concurrent_collects(oracle: Path, tmp_path: Path) -> None:
     """The concurrent runs above are not all without a cycle."""
-    result = recorded(oracle, tmp_path, "table", "concurrent", 1, steps=200_000)
+    result = recorded(oracle, tmp_path, "table", "concurrent", steps=200_000)
     assert_exact(result)
     assert result.cycles > 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import resource
+import tempfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -47,17 +48,15 @@ def workloads(draw: st.DrawFn) -> Workload:
     )
 
 
+def saved_and_loaded(workload: Workload) -> Workload:
+    with tempfile.TemporaryDirectory() as folder:
+        return Workload.load(workload.save(Path(folder) / "w"))
+
+
 @settings(max_examples=60, deadline=None)
 @given(workloads())
 def test_save_and_load(workload: Workload) -> None:
-    path = Path(_folder()) / "w.pymem"
-    assert Workload.load(workload.save(path)) == workload
-
-
-def _folder() -> str:
-    import tempfile
-
-    return tempfile.mkdtemp(prefix="pymem-test-")
+    assert saved_and_loaded(workload) == workload
 
 
 def small() -> Workload:
@@ -150,9 +149,10 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], object] = bool, **m
     header = json.loads(content["workload.json"])
     change(header)
     content["workload.json"] = json.dumps(header).encode()
-    content |= {f"{name}.npy": data for name, data in members.items()}  # type: ignore[dict-item]
+    changed: dict[str, bytes | None] = {**content}
+    changed.update({f"{name}.npy": data for name, data in members.items()})
     with zipfile.ZipFile(path, "w") as archive:
-        for name, data in content.items():
+        for name, data in changed.items():
             if data is not None:
                 archive.writestr(name, data)
     return path
@@ -191,7 +191,11 @@ def test_header_without(tmp_path: Path, field: str) -> None:
     refuses(rewritten(tmp_path / "w", lambda header: header.pop(field)))
 
 
-@pytest.mark.parametrize("header", [b"", b"[]", b"5", b"{", b"\xff", b"[" * 100_000], ids=["None", "List", "Number", "Cut", "Bytes", "Deep"])  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [b"", b"[]", b"5", b"{", b"\xff", b"[" * 100_000],
+    ids=["None", "List", "Number", "Cut", "Bytes", "Deep"],
+)
 def test_header_is_none(tmp_path: Path, header: bytes) -> None:
     with zipfile.ZipFile(tmp_path / "w", "w") as archive:
         archive.writestr("workload.json", header)
@@ -210,7 +214,8 @@ def npy(array: Any, **options: Any) -> bytes:
 @pytest.mark.parametrize(
     "column",
     [
-        None, b"", b"\x93NUMPY", npy(np.zeros(3, np.uint64)), npy(np.zeros(N, np.float64)), npy(np.zeros((N, 1), np.uint64)),
+        None, b"", b"\x93NUMPY", npy(np.zeros(3, np.uint64)), npy(np.zeros(N, np.float64)),
+        npy(np.zeros((N, 1), np.uint64)),
         npy(np.zeros(N, ">u8")), npy(np.array([None] * N)), npy(np.zeros(N, np.uint64), version=(2, 0)),
         npy(np.zeros(N, np.uint64))[:-8], npy(np.zeros(N, np.uint64)) + bytes(8),
     ],
@@ -289,7 +294,7 @@ def test_lifetimes() -> None:
 def test_from_arrays(objects: list[tuple[int, int, bool, int]], gc_every: int) -> None:
     """A plain model of who is alive when a collection comes, and the emulator's account of it."""
     sizes, lifetimes, noscan, procs = ([o[i] for o in objects] for i in range(4))
-    many = {
+    many: dict[str, Any] = {
         "lifetimes": np.array(lifetimes, int),
         "noscan": np.array(noscan, bool),
         "procs": np.array(procs, int),
@@ -437,5 +442,4 @@ def test_chunks_do_not_matter() -> None:
 @given(st.integers(0, 1000))
 def test_rows_survive_files(seed: int) -> None:
     workload = Workload(columns=replay_rows(seed, 100, wild=0.2))
-    path = Path(_folder()) / "w"
-    assert Workload.load(workload.save(path)) == workload
+    assert saved_and_loaded(workload) == workload

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,7 +97,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tracer = Tracer(folder)
     settings = (OFF, CONCURRENT, TWO_OFF, TWO)
-    makers = {
+    makers: dict[str, Callable[[Setting], Path]] = {
         "json tests": lambda s: tracer.test("encoding/json", s, run="."),
         "json bench": lambda s: tracer.test("encoding/json", s, bench="Decode|Encode", times=20),
         "fmt bench": lambda s: tracer.test("fmt", s, bench=".", times=1000),
@@ -112,8 +113,8 @@ def main(folder: Path) -> None:
             done = check(path)
             print(
                 f"{name:18} {setting.procs} P GOGC={setting.gogc:4} {done.mode:9} {done.cycles:4} cycles "
-                f"{done.matched:10,} of {done.allocations:10,} {done.rate:.6%}  spans {done.spans_matched}/{done.spans} "
-                f"{path.stat().st_size >> 20} MB",
+                f"{done.matched:10,} of {done.allocations:10,} {done.rate:.6%}  "
+                f"spans {done.spans_matched}/{done.spans} {path.stat().st_size >> 20} MB",
                 flush=True,
             )
             path.unlink()
