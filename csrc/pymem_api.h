@@ -349,7 +349,8 @@ void trace_close(trace_reader *r);
  *
  * Turns the events of a trace, in order and as many at a time as the caller likes, into the rows of a replay. Kept is
  * what lives: a handle for each living object and manual span, and the record's spans; handles are used again. What
- * lies ahead (which objects a cycle found dead, where its sweep ended) the caller reads ahead and says at each GC_END. */
+ * lies ahead (which objects a cycle found dead, where its sweep ended) the caller reads ahead and says at each GC_END.
+ */
 
 /* The caller's arrays, each with room for capacity rows, of which n are filled. Room that is always enough for one
  * event: TRACE_ROWS_AN_EVENT and two for each proc. */
@@ -377,7 +378,8 @@ typedef struct trace_rows trace_rows;
 int trace_rows_new(int32_t procs, uint64_t stats_reason, trace_rows **out);
 void trace_rows_free(trace_rows *r);
 /* Converts events from *at on. PYMEM_ENOMEM is the only error: what makes no sense makes no row. */
-int trace_rows_run(trace_rows *r, const trace_columns *events, uint64_t n, uint64_t *at, trace_rows_out *out, int *stop);
+int trace_rows_run(trace_rows *r, const trace_columns *events, uint64_t n, uint64_t *at, trace_rows_out *out,
+                   int *stop);
 /* START_DONE. Called once, also where the trace ends before the program runs. amid: a cycle is under way. */
 void trace_rows_started(trace_rows *r, int amid, trace_rows_out *out);
 /* Deaths dated at the GC_END stopped at: of the OBJECT_FREEs among the events, from *at on while there is room. */
