@@ -35,7 +35,7 @@ struct pymem_follow {
     bool repair, started, begun, sweep_due; /* begun: between GC_BEGIN and GC_END */
     rec_page **arenas;                      /* [arena][page]; NULL where the record has nothing */
     uint64_t narenas;
-    uint16_t epoch;   /* flushes so far, never 0 */
+    uint16_t epoch;                    /* flushes so far, never 0 */
     uint64_t in_flight[MAX_IN_FLIGHT]; /* open loop: slots taken by allocations whose own event is still to come */
     uint32_t nin_flight;
     uint64_t late_rows;
@@ -261,8 +261,8 @@ static int on_gc_end(pymem_follow *f, proc *p) {
  *
  * A goroutine may be preempted after it has taken a slot and before it writes its event; others allocate meanwhile, and
  * the record has the two in the wrong order. Following, that costs a miss; in the open loop all that comes after would
- * be off. So there an allocation that takes a fresh span is dated by the span's event, which is written on the spot; and
- * where the predicted slot turns up in a later event, that allocation was the first of the two. */
+ * be off. So there an allocation that takes a fresh span is dated by the span's event, which is written on the spot;
+ * and where the predicted slot turns up in a later event, that allocation was the first of the two. */
 
 static int predict(pymem_follow *f, proc *p, uint32_t span_class, uint64_t npages, uint32_t type, uint64_t *addr) {
     f->h->scripted = f->repair;

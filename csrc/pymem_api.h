@@ -345,6 +345,48 @@ const char *trace_error(const trace_reader *r, uint64_t *offset);
 
 void trace_close(trace_reader *r);
 
+/* ---- an execution trace as rows ----
+ *
+ * Turns the events of a trace, in order and as many at a time as the caller likes, into the rows of a replay. Kept is
+ * what lives: a handle for each living object and manual span, and the record's spans; handles are used again. What
+ * lies ahead (which objects a cycle found dead, where its sweep ended) the caller reads ahead and says at each GC_END.
+ */
+
+/* The caller's arrays, each with room for capacity rows, of which n are filled. Room that is always enough for one
+ * event: TRACE_ROWS_AN_EVENT and two for each proc. */
+typedef struct {
+    int64_t *time;
+    uint8_t *kind, *flags;
+    int16_t *proc;
+    uint32_t *goroutine, *type;
+    uint64_t *object, *size, *expect;
+    uint64_t n, capacity;
+} trace_rows_out;
+
+enum { TRACE_ROWS_AN_EVENT = 8 };
+
+/* Why trace_rows_run came back. */
+enum trace_rows_stop {
+    TRACE_ROWS_USED = 0,  /* all events are used */
+    TRACE_ROWS_FULL = 1,  /* no room for the rows of another event */
+    TRACE_ROWS_START = 2, /* the start heap is told, in rows of any order: call trace_rows_started */
+    TRACE_ROWS_CYCLE = 3  /* at a GC_END: call trace_rows_dead, then trace_rows_cycle */
+};
+
+typedef struct trace_rows trace_rows;
+/* procs: GOMAXPROCS, 1 to 32,767. stats_reason: as for pymem_follow_new. */
+int trace_rows_new(int32_t procs, uint64_t stats_reason, trace_rows **out);
+void trace_rows_free(trace_rows *r);
+/* Converts events from *at on. PYMEM_ENOMEM is the only error: what makes no sense makes no row. */
+int trace_rows_run(trace_rows *r, const trace_columns *events, uint64_t n, uint64_t *at, trace_rows_out *out,
+                   int *stop);
+/* START_DONE. Called once, also where the trace ends before the program runs. amid: a cycle is under way. */
+void trace_rows_started(trace_rows *r, int amid, trace_rows_out *out);
+/* Deaths dated at the GC_END stopped at: of the OBJECT_FREEs among the events, from *at on while there is room. */
+int trace_rows_dead(trace_rows *r, const trace_columns *events, uint64_t n, uint64_t *at, trace_rows_out *out);
+/* The cycle's sweep ends with the frees-th OBJECT_FREE or SPAN_FREE after the GC_END stopped at; then go on. */
+void trace_rows_cycle(trace_rows *r, uint64_t frees);
+
 /* ---- following an execution trace ---- */
 
 typedef struct {

@@ -29,6 +29,9 @@ __all__ = ["EventBatch", "EventKind", "Trace", "TraceInfo", "TraceReader", "Type
 # Events a batch of read_trace has: enough that the calls cost nothing, small enough to stay in the cache.
 _CHUNK = 1 << 14
 
+# Bytes of a mapped file that may lie behind the reader before their pages are let go.
+_FORGET = 1 << 22
+
 
 class EventKind(IntEnum):
     """What an event is, and what its columns ``a``, ``b`` and ``c`` mean.
@@ -230,6 +233,7 @@ class TraceReader:
     ) -> None:
         self._reader = ffi.NULL
         self._mask = _kind_mask(kinds)
+        self._forgotten = 0
         if isinstance(source, bytes | bytearray | memoryview):
             self.name = "<bytes>"
             self._buffer: Any = source
@@ -287,6 +291,16 @@ class TraceReader:
             if count:
                 yield EventBatch(**{name: array[:count] for name, array in arrays.items()})
             self._check(status)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the pages of a mapped file up to this generation's end; what is asked for again is read again."""
+        raw = ffi.new("trace_info *")
+        lib.trace_get_info(self._open_reader(), raw)
+        behind = raw.position - raw.position % mmap.ALLOCATIONGRANULARITY
+        if isinstance(self._buffer, mmap.mmap) and behind - self._forgotten >= _FORGET:
+            self._buffer.madvise(mmap.MADV_DONTNEED, 0, behind)
+            self._forgotten = behind
 
     @property
     def info(self) -> TraceInfo:

@@ -95,3 +95,7 @@ class Columns:
 
     def __getitem__(self, rows: slice) -> Columns:
         return Columns(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> Columns:
+        """Return the rows that the mask selects, copied."""
+        return Columns(**{f.name: getattr(self, f.name)[mask] for f in fields(self)})

@@ -11,7 +11,9 @@ from pymem.workload.workload import Workload, WorkloadType
 if TYPE_CHECKING:
     import os
 
-__all__ = ["kind_of_file", "open_recording"]
+    from pymem.workload.from_trace import TraceStream
+
+__all__ = ["kind_of_file", "open_recording", "open_stream"]
 
 _MAGIC = {b"PYMEMLOG": "exact", b"go 1.": "trace", b"PK\x03\x04": "workload"}
 _ARENA = 64 << 20
@@ -42,6 +44,15 @@ def open_recording(path: str | os.PathLike[str]) -> Workload:
 
         return workload_from_trace(path)
     return _from_exact(path)
+
+
+def open_stream(path: str | os.PathLike[str]) -> Workload | TraceStream:
+    """Open a file to be replayed once: as `open_recording`, but an execution trace of any length streams through."""
+    if kind_of_file(path) == "trace":
+        from pymem.workload.from_trace import TraceStream
+
+        return TraceStream(path)
+    return open_recording(path)
 
 
 def _from_exact(path: str | os.PathLike[str]) -> Workload:
