@@ -204,11 +204,12 @@ static int bind(trace_rows *r, table *t, uint64_t key, uint32_t *handle) {
     return rc ? rc : table_put(t, key, *handle, r->epoch);
 }
 
-/* Takes what is there out of the table; the handle may be given again. */
+/* Takes what is there out of the table; the handle may be given again, but not while the start heap is being told: its
+ * rows come before that of this death. */
 static int unbind(trace_rows *r, table *t, entry *e, uint32_t *handle) {
     *handle = e->handle1 - 1;
     table_remove(t, e);
-    return give_handle(r, *handle);
+    return r->started ? give_handle(r, *handle) : PYMEM_OK;
 }
 
 /* ---- rows ---- */
