@@ -2,9 +2,9 @@
 
 The answers are the very addresses where they can be told by hand, else that nothing overlaps.
 
-python -m pytest bench                          all benchmarks, timed (a minute or two)
-python -m pytest bench --benchmark-disable -q   the same code with little to do: seconds, for CI
-python -m pytest bench --benchmark-json=new.json; python -m pytest-benchmark compare ...   two versions
+pytest bench                          all benchmarks, timed (a minute or two)
+pytest bench --benchmark-disable -q   the same code with little to do: seconds, for CI
+pytest bench --benchmark-json=new.json; pytest-benchmark compare ...   two versions
 
 The figure to read is `ns_per_unit` in the extra info (`--benchmark-verbose`, JSON): ns an object.
 """

@@ -1,4 +1,4 @@
-"""Speed of the trace reader, in pytest-benchmark's manner: python -m pytest bench/test_bench_trace_reader.py.
+"""Speed of the trace reader, in pytest-benchmark's manner: pytest bench/test_bench_trace_reader.py.
 
 The trace is the encoding/json benchmark's, recorded at two Ps: about 10 MB and 1.8 million events. Beside it
 goes the toolchain's own fastest pass, `go tool trace -d=footprint`, which decodes and counts; the reader is

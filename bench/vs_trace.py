@@ -92,7 +92,7 @@ def compare_decoding(go: str, trace: Path, rounds: int) -> float:
     for _ in range(rounds):
         theirs.append(run([go, "tool", "trace", "-d=footprint", str(trace)]))
         started = time.perf_counter()
-        answer = subprocess.check_output([sys.executable, "-c", READER, str(trace)])
+        answer = subprocess.check_output([sys.executable, "-P", "-c", READER, str(trace)])
         ours.append(time.perf_counter() - started)
         assert int(answer) == expected
         ratios.append(theirs[-1] / ours[-1])

@@ -561,6 +561,7 @@ def test_record_interrupt(tmp_path: Path) -> None:
         stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     while not (tmp_path / "up").exists():
+        assert process.poll() is None, "it ended before it was interrupted"
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate()
@@ -575,6 +576,7 @@ def test_record_interrupt_insists(tmp_path: Path) -> None:
         stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     while not (tmp_path / "up").exists():
+        assert process.poll() is None, "it ended before it was interrupted"
         time.sleep(0.02)
     for _ in range(2):
         time.sleep(0.2)
