@@ -46,7 +46,7 @@ class Slow:
         going = (i for i, k in enumerate(self.kinds) if k in (EventKind.STW_END, EventKind.OBJECT_ALLOC))
         self.start_end = next(going, len(self.kinds))
         self.rows = [Row((0, -3), Event.PROC_NEW, 0, proc=False) for _ in range(self.procs)]
-        self.rows.append(Row((self.start_end, 0), Event.START_DONE, 0))
+        self.rows.append(Row((0, 0), Event.START_DONE, 0))
         self.pages: dict[int, tuple[int, int]] = {}
         self.slots: dict[int, list[tuple[int, int]]] = {}  # slot: births and their handles
         self.blocks: set[int] = set()

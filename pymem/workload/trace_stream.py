@@ -161,10 +161,12 @@ class TraceStream:
         rows = self._rows(max(size, lib.TRACE_ROWS_AN_EVENT + 2 * self.procs))
         for chunk in rows:
             if chunk.kind[0] == Event.START_DONE:
-                for parts in early:
+                spans, objects, others = early  # sweepers may be at work while the snapshot is written
+                for parts in (spans, objects, [chunk[:1]], others):
                     yield from parts
                     parts.clear()
-                yield chunk
+                if len(chunk) > 1:
+                    yield chunk[1:]
                 break
             for parts, part in zip(early, _start_order(chunk), strict=True):
                 parts.extend([part] if len(part) else [])
