@@ -9,8 +9,8 @@ work=${FUZZ_DIR:-$here/build}
 mkdir -p "$work/corpus"
 cd "$work"
 
-sources="$here/fuzz_trace_reader.c $(echo "$here"/../csrc/trace_*.c)"
-flags="-std=gnu11 -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=undefined -I$here/../csrc"
+sources="$here/fuzz_trace_reader.c $(echo "$here"/../csrc/*.c)"
+flags="-std=gnu11 -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=undefined -I$here/../csrc -pthread"
 
 has_libfuzzer() { echo 'int LLVMFuzzerTestOneInput(const char *d, long n); int LLVMFuzzerTestOneInput(const char *d, long n)
 { return d && n < 0; }' | clang -fsanitize=fuzzer,address -x c - -o probe 2>/dev/null; }

@@ -16,16 +16,16 @@ from pymem.errors import (
     ThreadError,
     TraceError,
 )
-from pymem.gc.cycle import GCResult
-from pymem.gotypes import GoType
-from pymem.inspect import GoObject, Span
-from pymem.malloc import ZERO_BASE
-from pymem.runtime import Runtime
-from pymem.sched import Goroutine
-from pymem.sizeclasses import size_classes, size_to_class
-from pymem.stats.memstats import MemStats
 
 if TYPE_CHECKING:
+    from pymem.gc.cycle import GCResult
+    from pymem.gotypes import GoType
+    from pymem.inspect import GoObject, Span
+    from pymem.malloc import ZERO_BASE
+    from pymem.runtime import Runtime
+    from pymem.sched import Goroutine
+    from pymem.sizeclasses import size_classes, size_to_class
+    from pymem.stats.memstats import MemStats
     from pymem.trace import read_trace
 
 __all__ = [
@@ -51,8 +51,20 @@ __all__ = [
     "size_to_class",
 ]
 
-_LATER = {"read_trace": "pymem.trace"}
-"""What is imported when it is first asked for, and from where: the rest of the library stays light."""
+_LATER = {
+    "GCResult": "pymem.gc.cycle",
+    "GoType": "pymem.gotypes",
+    "GoObject": "pymem.inspect",
+    "Span": "pymem.inspect",
+    "ZERO_BASE": "pymem.malloc",
+    "Runtime": "pymem.runtime",
+    "Goroutine": "pymem.sched",
+    "size_classes": "pymem.sizeclasses",
+    "size_to_class": "pymem.sizeclasses",
+    "MemStats": "pymem.stats.memstats",
+    "read_trace": "pymem.trace",
+}
+"""What is imported when it is first asked for, and from where: numpy alone takes longer than a command line may."""
 
 
 def __getattr__(name: str) -> Any:

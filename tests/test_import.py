@@ -1,4 +1,4 @@
-"""What `import pymem` brings in: numpy and the core. How long it takes is measured in bench/."""
+"""What `import pymem` brings in: its errors; numpy and the core come with the first name that needs them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,35 @@ import pytest
 
 import pymem
 
-_LOADED = "import sys, json, pymem; print(json.dumps(sorted(sys.modules)))"
+_LOADED = """
+import sys, json, pymem
+bare = sorted(sys.modules)
+pymem.Runtime
+print(json.dumps([bare, sorted(sys.modules)]))
+"""
 
 
 @pytest.fixture(scope="module")
-def loaded() -> set[str]:
+def loaded() -> tuple[set[str], set[str]]:
+    """Modules after `import pymem`, and after its Runtime was asked for."""
     out = subprocess.run([sys.executable, "-c", _LOADED], check=True, capture_output=True, text=True)
-    return set(json.loads(out.stdout))
+    bare, runtime = json.loads(out.stdout)
+    return set(bare), set(runtime)
 
 
-def test_core_is_there(loaded: set[str]) -> None:
-    assert {"numpy", "pymem._core", "pymem.runtime"} <= loaded
+def test_light(loaded: tuple[set[str], set[str]]) -> None:
+    assert not {"numpy", "pymem._core"} & loaded[0]
+
+
+def test_core_is_there(loaded: tuple[set[str], set[str]]) -> None:
+    assert {"numpy", "pymem._core", "pymem.runtime"} <= loaded[1]
 
 
 @pytest.mark.parametrize(
     "module", ["typer", "rich", "click", "cffi", "pymem.trace", "pymem.workload", "pymem.record", "pymem.cli"]
 )
-def test_left_for_later(module: str, loaded: set[str]) -> None:
-    assert module not in loaded
+def test_left_for_later(module: str, loaded: tuple[set[str], set[str]]) -> None:
+    assert module not in loaded[1]
 
 
 def test_public_names() -> None:
