@@ -165,11 +165,16 @@ def test_rewritten_as_it_was(tmp_path: Path) -> None:
 _NUMBERS = [2**60, 2**40, -1, 1.0, 300.5, "7", None, True, float("nan"), [3], {}]
 
 
-@pytest.mark.parametrize("field", ["events", "procs", "padding_pages", "arena_base", "format"])
-@pytest.mark.parametrize("value", _NUMBERS, ids=repr)
+_HEADER_NUMBERS = [
+    (field, value)
+    for field in ("events", "procs", "padding_pages", "arena_base", "format")
+    for value in _NUMBERS
+    if (field, value) != ("arena_base", 2**40)  # a good one
+]
+
+
+@pytest.mark.parametrize(("field", "value"), _HEADER_NUMBERS, ids=repr)
 def test_header_numbers(tmp_path: Path, field: str, value: object) -> None:
-    if (field, value) == ("arena_base", 2**40):
-        pytest.skip("a good one")
     refuses(rewritten(tmp_path / "w", lambda header: header.update({field: value})))
 
 
