@@ -51,6 +51,8 @@ static int get_proc(pymem_heap *h, int32_t id, bool mallocs, proc **out) {
 
 static int birth(pymem_heap *h) {
     h->sweep_done = true;
+    h->stop_live = UINT64_MAX;
+    h->quantum = INT64_MAX;
     h->gc_goal = UINT64_MAX;
     h->memory_limit = INT64_MAX;
     h->padding = h->config.padding_pages;
@@ -128,6 +130,25 @@ int pymem_proc_destroy(pymem_heap *h, int32_t id) {
     return leave(h, rc ? rc : proc_destroy(h, proc_beside(h, id), id));
 }
 
+/* ---- stops ---- */
+
+int pymem_set_stops(pymem_heap *h, uint64_t stop_live, int64_t quantum) {
+    ENTER(h);
+    h->stop_live = stop_live;
+    h->quantum = quantum;
+    return leave(h, PYMEM_OK);
+}
+
+uint32_t pymem_stop_due(const pymem_heap *h) { return h->stop_due; }
+
+int pymem_assist_credit(pymem_heap *h, int32_t id, int64_t add, int64_t *now) {
+    ENTER(h);
+    proc *p;
+    int rc = get_proc(h, id, false, &p);
+    if (!rc) *now = p->credit += add;
+    return leave(h, rc);
+}
+
 /* ---- allocation ---- */
 
 static int size_check(pymem_heap *h, uint64_t size) {
@@ -153,6 +174,7 @@ int pymem_malloc(pymem_heap *h, int32_t id, uint64_t size, int noscan, uint32_t 
     proc *p;
     int rc = get_proc(h, id, true, &p);
     if (!rc) rc = size_check(h, size);
+    h->stop_due = PYMEM_STOP_NONE;
     return leave(h, rc ? rc : heap_malloc(h, p, size, noscan, type, addr));
 }
 
@@ -163,6 +185,7 @@ int pymem_malloc_same(pymem_heap *h, int32_t id, uint64_t size, int noscan, uint
     *done = 0;
     int rc = get_proc(h, id, true, &p);
     if (!rc) rc = size_check(h, size);
+    h->stop_due = PYMEM_STOP_NONE;
     return leave(h, rc ? rc : heap_malloc_same(h, p, size, noscan, type, n, addrs, done));
 }
 
@@ -173,6 +196,7 @@ int pymem_malloc_each(pymem_heap *h, int32_t id, const uint64_t *sizes, const ui
     *done = 0;
     int rc = get_proc(h, id, true, &p);
     if (!rc) rc = sizes_check(h, sizes, n);
+    h->stop_due = PYMEM_STOP_NONE;
     return leave(h, rc ? rc : heap_malloc_each(h, p, sizes, noscan, noscan_all, types, n, addrs, done));
 }
 
@@ -253,16 +277,31 @@ int pymem_gc_begin(pymem_heap *h, int32_t id) {
     return leave(h, rc ? rc : gc_begin(h, p));
 }
 
-int pymem_gc_mark_record(pymem_heap *h) {
+int pymem_mark_start(pymem_heap *h, int assists) {
     ENTER(h);
-    if (!h->gc_running) return leave(h, fail(h, PYMEM_EINVAL, "gc_mark_record without gc_begin"));
+    if (!h->gc_running || h->marking) return leave(h, fail(h, PYMEM_EINVAL, "mark_start comes once, after gc_begin"));
+    gc_mark_start(h);
     gc_mark_record(h);
+    h->assists = assists;
+    return leave(h, PYMEM_OK);
+}
+
+int pymem_mark_get(pymem_heap *h, pymem_mark_totals *out) {
+    ENTER(h);
+    *out = h->marks;
+    return leave(h, PYMEM_OK);
+}
+
+int pymem_mark_stop(pymem_heap *h) {
+    ENTER(h);
+    if (!h->marking) return leave(h, fail(h, PYMEM_EINVAL, "mark_stop without mark_start"));
+    gc_mark_stop(h);
     return leave(h, PYMEM_OK);
 }
 
 int pymem_gc_flip(pymem_heap *h) {
     ENTER(h);
-    if (!h->gc_running) return leave(h, fail(h, PYMEM_EINVAL, "gc_flip without gc_begin"));
+    if (!h->gc_running || h->marking) return leave(h, fail(h, PYMEM_EINVAL, "gc_flip comes once, after mark_stop"));
     gc_flip(h);
     return leave(h, PYMEM_OK);
 }
@@ -313,6 +352,12 @@ int pymem_sweep_all(pymem_heap *h, int32_t id, uint64_t *spans) {
 int pymem_pace_sweeper(pymem_heap *h, uint64_t trigger) {
     ENTER(h);
     pace_sweeper(h, trigger);
+    return leave(h, PYMEM_OK);
+}
+
+int pymem_read_pace(pymem_heap *h, pymem_pace_info *out) {
+    ENTER(h);
+    pace_read(h, out);
     return leave(h, PYMEM_OK);
 }
 

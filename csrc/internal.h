@@ -103,6 +103,7 @@ typedef struct {
     uint64_t tiny;                  /* address of the current block, 0: none */
     uint64_t tiny_offset;           /* bytes used in it */
     uint64_t tiny_allocs;           /* objects that joined a block since MemStats counted them last */
+    uint64_t scan_alloc;            /* bytes to scan of what was allocated since heap_scan heard of it last */
     mspan *tiny_span;
     uint32_t tiny_slot;
     stack_cache stacks[NUM_STACK_ORDERS];
@@ -115,6 +116,8 @@ typedef struct {
     persistent_chunk palloc;
     uint32_t mspans;    /* mspan structs in its cache, <= MSPAN_CACHE */
     uint32_t flush_gen; /* the heap's sweepgen when the cache was last known fresh */
+    int64_t credit;     /* bytes it may allocate while marking before it must assist. Go: gcAssistBytes */
+    bool paid;          /* the credit for the object it wants next was taken before it was sent to assist */
     bool has_p;
 } proc;
 
@@ -209,6 +212,16 @@ struct pymem_heap {
     uint64_t pages_in_use, pages_swept, pages_swept_basis, sweep_live_basis;
     uint64_t reclaim_page, reclaim_limit, reclaim_credit;
 
+    /* why a call that allocates comes back early */
+    uint64_t stop_live; /* heap_live from which a cycle should start; UINT64_MAX: never */
+    int64_t quantum;    /* bytes of slots that may be handed out before the policy wants to look */
+    uint32_t stop_due;  /* enum pymem_stop, of the call under way or the last one */
+
+    /* marking: objects are born black. by_record: what lives was told, all at mark_start */
+    bool marking, by_record, assists;
+    pymem_mark_totals marks; /* so far in this cycle */
+    uint64_t heap_scan;      /* bytes of the heap that a mark would have to scan; fixed while one runs */
+
     /* scripted: a replayed allocation sweeps these spans on its way, not those that credit and reclaimer would */
     bool scripted;
     bool must_grow; /* the next refill takes a fresh span, as the record says */
@@ -269,6 +282,7 @@ void account_arena(pymem_heap *h, proc *p, uint64_t narenas);
 void account_pages_grow(pymem_heap *h, uint64_t base, uint64_t limit);
 void mem_stats_read(pymem_heap *h, pymem_mem_stats *out);
 uint64_t heap_goal(const pymem_heap *h);
+void pace_read(pymem_heap *h, pymem_pace_info *out);
 
 /* ---- mpagealloc.c ---- */
 int page_alloc_reserve(pymem_heap *h, uint64_t npages); /* metadata for npages in all; changes nothing else */
@@ -320,6 +334,7 @@ uint64_t page_of(const pymem_heap *h, uint64_t addr);
 uint64_t page_addr(const pymem_heap *h, uint64_t page);
 void mheap_release(pymem_heap *h);
 void heap_live_add(pymem_heap *h, int64_t delta);
+void heap_scan_flush(pymem_heap *h, mcache *c);
 
 /* ---- mcentral.c: the sets of spans a class has ---- */
 span_set *set_swept(pymem_heap *h, uint32_t span_class, bool full);
@@ -341,7 +356,7 @@ int reclaim(pymem_heap *h, proc *p, uint64_t npages);
 void pace_sweeper(pymem_heap *h, uint64_t trigger);
 
 /* ---- mcache.c ---- */
-int mcache_refill(pymem_heap *h, proc *p, uint32_t span_class);
+int mcache_refill(pymem_heap *h, proc *p, uint32_t span_class); /* may set stop_due */
 int mcache_release_all(pymem_heap *h, proc *p, mcache *c);
 int alloc_large(pymem_heap *h, proc *p, uint64_t size, bool noscan, mspan **out);
 mcache *mcache_new(pymem_heap *h);
@@ -357,11 +372,21 @@ void stack_free_spans(pymem_heap *h, proc *p);
 int proc_new(pymem_heap *h, int32_t *id);
 int proc_destroy(pymem_heap *h, proc *p, int32_t id);
 
+/* ---- types ---- */
+/* TEMPORARY until mark is merged */
+static inline uint64_t type_scan_size(const pymem_heap *h, uint32_t type, uint64_t size) {
+    (void)h;
+    (void)type;
+    return size;
+}
+
 /* ---- mgc.c ---- */
 int gc_begin(pymem_heap *h, proc *p);
 int gc_settle(pymem_heap *h, proc *p); /* the last cycle ends for good: stale caches flushed, all swept */
 int gc_collect(pymem_heap *h, proc *p, const uint64_t *dead, uint64_t n, uint64_t *done, pymem_gc_result *out);
 void gc_mark_record(pymem_heap *h);
+void gc_mark_start(pymem_heap *h);
+void gc_mark_stop(pymem_heap *h);
 void gc_flip(pymem_heap *h);
 void gc_end(pymem_heap *h, proc *p, bool forced);
 int proc_flush(pymem_heap *h, proc *p, proc *owner);
