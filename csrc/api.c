@@ -141,6 +141,13 @@ int pymem_set_stops(pymem_heap *h, uint64_t stop_live, int64_t quantum) {
 
 uint32_t pymem_stop_due(const pymem_heap *h) { return h->stop_due; }
 
+int pymem_work_done(pymem_heap *h, uint64_t *objects, uint64_t *bytes) {
+    ENTER(h);
+    *objects = h->work_objects;
+    *bytes = h->work_bytes;
+    return leave(h, PYMEM_OK);
+}
+
 int pymem_assist_credit(pymem_heap *h, int32_t id, int64_t add, int64_t *now) {
     ENTER(h);
     proc *p;
@@ -339,6 +346,14 @@ int pymem_sweep_span(pymem_heap *h, int32_t id, uint64_t base) {
     if (!rc && (!s || s->base != base || !sweep_acquire(h, s)))
         rc = fail(h, PYMEM_EADDRESS, "no unswept span begins at 0x%llx", (ull)base);
     return leave(h, rc ? rc : sweep_span(h, p, s, false, &freed));
+}
+
+int pymem_sweep_some(pymem_heap *h, int32_t id, uint64_t most, uint64_t *spans) {
+    ENTER(h);
+    proc *p;
+    *spans = 0;
+    int rc = get_proc(h, id, false, &p);
+    return leave(h, rc ? rc : sweep_some(h, p, most, spans));
 }
 
 int pymem_sweep_all(pymem_heap *h, int32_t id, uint64_t *spans) {

@@ -213,9 +213,10 @@ struct pymem_heap {
     uint64_t reclaim_page, reclaim_limit, reclaim_credit;
 
     /* why a call that allocates comes back early */
-    uint64_t stop_live; /* heap_live from which a cycle should start; UINT64_MAX: never */
-    int64_t quantum;    /* bytes of slots that may be handed out before the policy wants to look */
-    uint32_t stop_due;  /* enum pymem_stop, of the call under way or the last one */
+    uint64_t stop_live;                /* heap_live from which a cycle should start; UINT64_MAX: never */
+    int64_t quantum;                   /* bytes of slots that may be handed out before the policy wants to look */
+    uint32_t stop_due;                 /* enum pymem_stop, of the call under way or the last one */
+    uint64_t work_objects, work_bytes; /* allocated since birth: what the program's time is charged by */
 
     /* marking: objects are born black. by_record: what lives was told, all at mark_start */
     bool marking, by_record, assists;
@@ -349,7 +350,8 @@ int swept_parity(const pymem_heap *h);
 /* ---- mgcsweep.c ---- */
 int sweep_span(pymem_heap *h, proc *p, mspan *s, bool preserve, bool *freed);
 int sweep_one(pymem_heap *h, proc *p, mspan **swept, uint64_t *base); /* base 0: nothing left */
-int sweep_all(pymem_heap *h, proc *p, uint64_t *spans);               /* spans swept; may be NULL */
+int sweep_some(pymem_heap *h, proc *p, uint64_t most, uint64_t *spans);
+int sweep_all(pymem_heap *h, proc *p, uint64_t *spans); /* spans swept; may be NULL */
 bool sweep_acquire(pymem_heap *h, mspan *s);
 int deduct_sweep_credit(pymem_heap *h, proc *p, uint64_t span_bytes, uint64_t caller_pages);
 int reclaim(pymem_heap *h, proc *p, uint64_t npages);

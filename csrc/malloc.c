@@ -155,6 +155,12 @@ static inline uint64_t span_header(const mspan *s) {
 static inline bool is_large(uint64_t size) { return size > MAX_SMALL - MALLOC_HEADER; }
 static inline bool is_tiny(uint64_t size, bool noscan) { return noscan && size < TINY_SIZE; }
 
+static uint64_t slot_size(uint64_t size, bool noscan) {
+    if (is_large(size)) return (size + PAGE_SIZE - 1) >> PAGE_SHIFT << PAGE_SHIFT;
+    uint64_t request = is_tiny(size, noscan) ? TINY_SIZE : slot_request(size, noscan);
+    return size_classes_go()->size[small_span_class(size_classes_go(), request, noscan) >> 1];
+}
+
 /* joined: it got a piece of a block that was there. */
 static int malloc_white(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t *addr,
                         bool *joined) {
@@ -170,7 +176,9 @@ static int malloc_white(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint
     return rc;
 }
 
-static inline void spend_quantum(pymem_heap *h, uint64_t bytes) {
+static inline void spend(pymem_heap *h, uint64_t objects, uint64_t bytes) {
+    h->work_objects += objects;
+    h->work_bytes += bytes;
     h->quantum -= (int64_t)bytes;
     if (__builtin_expect(h->quantum <= 0, 0)) h->stop_due |= PYMEM_STOP_QUANTUM;
 }
@@ -202,10 +210,10 @@ static int malloc_black(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint
     *addr = 0;
     if (h->assists && !pay(h, p, size)) return PYMEM_OK;
     int rc = malloc_white(h, p, size, noscan, type, addr, &joined);
-    if (rc || joined) return rc;
-    const mspan *s = mark_new(h, *addr);
-    if (h->assists) p->credit -= (int64_t)(s->elem_size - size);
-    spend_quantum(h, s->elem_size);
+    if (rc) return rc;
+    const mspan *s = joined ? NULL : mark_new(h, *addr);
+    if (s && h->assists) p->credit -= (int64_t)(s->elem_size - size);
+    spend(h, 1, s ? s->elem_size : 0);
     return PYMEM_OK;
 }
 
@@ -213,7 +221,7 @@ int heap_malloc(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t typ
     if (h->marking) return malloc_black(h, p, size, noscan, type, addr);
     bool joined;
     int rc = malloc_white(h, p, size, noscan, type, addr, &joined);
-    if (!rc && !joined) spend_quantum(h, size);
+    if (!rc) spend(h, 1, joined ? 0 : slot_size(size, noscan));
     return rc;
 }
 
@@ -236,7 +244,7 @@ static void run_close(pymem_heap *h, slot_run *r) {
     uint32_t used = span_slot_of(r->span, r->next) - r->first;
     if (used) r->span->freeindex = (uint16_t)(r->first + used);
     r->span->alloc_count = (uint16_t)(r->span->alloc_count + used);
-    spend_quantum(h, used * r->step);
+    spend(h, used, used * r->step);
     *r = (slot_run){0};
 }
 
@@ -274,9 +282,11 @@ static inline int run_malloc(pymem_heap *h, proc *p, slot_run *r, uint32_t span_
 
 static inline int runs_malloc(pymem_heap *h, proc *p, slot_run *runs, const size_classes *t, uint64_t size, bool noscan,
                               uint32_t type, uint64_t *addr) {
-    if (__builtin_expect(is_large(size), 0)) return malloc_large(h, p, size, noscan, type, addr);
+    if (__builtin_expect(is_large(size), 0)) return heap_malloc(h, p, size, noscan, type, addr);
     if (is_tiny(size, noscan)) {
-        if (tiny_join(p->cache, size, addr)) return PYMEM_OK;
+        bool joined = tiny_join(p->cache, size, addr);
+        spend(h, 1, joined ? 0 : TINY_SIZE);
+        if (joined) return PYMEM_OK;
         run_close(h, &runs[TINY_SPAN_CLASS]);
         return tiny_open(h, p, size, type, addr);
     }

@@ -92,14 +92,21 @@ int sweep_one(pymem_heap *h, proc *p, mspan **swept, uint64_t *base) {
     return rc;
 }
 
-int sweep_all(pymem_heap *h, proc *p, uint64_t *spans) {
-    for (uint64_t n = 0;; n++) {
+int sweep_some(pymem_heap *h, proc *p, uint64_t most, uint64_t *spans) {
+    for (*spans = 0; *spans < most; ++*spans) {
         mspan *s;
         uint64_t base;
         int rc = sweep_one(h, p, &s, &base);
-        if (spans) *spans = n;
         if (rc || !base) return rc;
     }
+    return PYMEM_OK;
+}
+
+int sweep_all(pymem_heap *h, proc *p, uint64_t *spans) {
+    uint64_t n;
+    int rc = sweep_some(h, p, UINT64_MAX, &n);
+    if (spans) *spans = n;
+    return rc;
 }
 
 /* ---- sweeping in proportion to allocation ---- */

@@ -82,6 +82,8 @@ enum pymem_stop {
 };
 int pymem_set_stops(pymem_heap *h, uint64_t stop_live, int64_t quantum); /* UINT64_MAX, INT64_MAX: never */
 uint32_t pymem_stop_due(const pymem_heap *h);                            /* of the last call; enum pymem_stop, or-ed */
+/* Objects allocated since birth, those in tiny blocks too, and the bytes of their slots (of what joined a block: 0). */
+int pymem_work_done(pymem_heap *h, uint64_t *objects, uint64_t *bytes);
 /* Adds to the credit (bytes) of whoever runs on the proc and tells what it has then. */
 int pymem_assist_credit(pymem_heap *h, int32_t proc, int64_t add, int64_t *now);
 
@@ -121,6 +123,7 @@ int pymem_gc_end(pymem_heap *h, int32_t proc, int forced); /* stack spans held b
 int pymem_flush(pymem_heap *h, int32_t proc); /* the proc gives back its spans, its tiny block and its stacks */
 int pymem_sweep_one(pymem_heap *h, int32_t proc, uint64_t *base); /* base of the span swept, 0 when none is left */
 int pymem_sweep_span(pymem_heap *h, int32_t proc, uint64_t base); /* sweep this one out of turn */
+int pymem_sweep_some(pymem_heap *h, int32_t proc, uint64_t most, uint64_t *spans); /* the next spans in turn */
 int pymem_sweep_all(pymem_heap *h, int32_t proc, uint64_t *spans);
 int pymem_pace_sweeper(pymem_heap *h, uint64_t trigger); /* sweep in proportion to allocation up to this heapLive */
 
@@ -231,10 +234,22 @@ typedef struct {
 } pymem_miss;
 
 typedef struct pymem_replay pymem_replay;
-/* follow: sweeps happen where the record says; else in turn, and EV_SWEEP only compares. */
-int pymem_replay_new(pymem_heap *h, int follow, pymem_replay **out);
+/* Who decides about collections, and when spans are swept. */
+enum pymem_replay_mode {
+    PYMEM_REPLAY_TURNS = 0,  /* collections as recorded, sweeps in turn; EV_SWEEP only compares */
+    PYMEM_REPLAY_FOLLOW = 1, /* both as recorded */
+    PYMEM_REPLAY_OWN = 2     /* neither: rows of the collector are passed over, the policy acts at the stops; procs are
+                                those there are when it begins, of a row the one of its number modulo theirs */
+};
+int pymem_replay_new(pymem_heap *h, int mode, int32_t procs, pymem_replay **out); /* procs: of OWN */
 void pymem_replay_free(pymem_replay *r);
-/* Runs rows from *row on; returns at the end, at EV_STATS (*row is then the row after it), or at an error. */
+enum pymem_replay_stopped {
+    PYMEM_REPLAY_GOES_ON = 0, /* all rows are run */
+    PYMEM_REPLAY_STATS = 1,   /* at EV_STATS; not with OWN */
+    PYMEM_REPLAY_STOP = 2,    /* OWN: pymem_stop_due tells which. After STOP_ASSIST *row is the row to be tried again */
+    PYMEM_REPLAY_FORCED = 3   /* OWN: the program asked for a cycle, which was passed over */
+};
+/* Runs rows from *row on; returns at the end, where *stopped says why, or at an error. *row is the next to be run. */
 int pymem_replay_run(pymem_replay *r, const pymem_columns *columns, uint64_t *row, int *stopped);
 /* each [PYMEM_NUM_EVENTS] */
 void pymem_replay_counts(const pymem_replay *r, uint64_t *events, uint64_t *compared, uint64_t *matched);

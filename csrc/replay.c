@@ -20,7 +20,8 @@ enum cycle_state { CYCLE_NONE = 0, CYCLE_BEGUN /* swept, and stays so until the 
 
 struct pymem_replay {
     pymem_heap *h;
-    bool follow;
+    bool follow, own; /* enum pymem_replay_mode */
+    int32_t own_procs;
     uint64_t *addr, cap;                   /* handle -> address, 0 where there is none */
     uint64_t *script, nscript, cap_script; /* spans that the next allocation sweeps */
     uint64_t events[PYMEM_NUM_EVENTS], compared[PYMEM_NUM_EVENTS], matched[PYMEM_NUM_EVENTS];
@@ -89,7 +90,7 @@ static int do_alloc(pymem_replay *r, const event *e, proc *p) {
     r->h->nscript = r->nscript;
     rc = heap_malloc(r->h, p, e->size, e->flags & 1, e->type, &addr);
     r->h->scripted = false;
-    if (rc) return rc;
+    if (rc || !addr) return rc;
     r->nscript = 0;
     compare(r, e, addr);
     bind(r, e->object, addr);
@@ -396,6 +397,56 @@ static int check_row(pymem_heap *h, const event *e, proc **p) {
     return PYMEM_OK;
 }
 
+/* ---- collections of one's own ---- */
+
+/* Of the collector's rows only those stay that also tell of the program. */
+static bool is_passed_over(const pymem_replay *r, const event *e) {
+    switch (e->kind) {
+    case PYMEM_EV_FLUSH:
+    case PYMEM_EV_STACK_CLEAR:
+    case PYMEM_EV_GC_PHASE:
+    case PYMEM_EV_SWEEP_DONE:
+    case PYMEM_EV_FLIP:
+    case PYMEM_EV_SWEEP:
+    case PYMEM_EV_SWEEP_IN:
+    case PYMEM_EV_SWEEP_ALL:
+    case PYMEM_EV_GC_END:
+    case PYMEM_EV_PROC_DESTROY:
+    case PYMEM_EV_PAGES_FLUSH:
+    case PYMEM_EV_SCAVENGE:
+    case PYMEM_EV_GOAL:
+    case PYMEM_EV_SPAN:
+    case PYMEM_EV_STATS: return true;
+    case PYMEM_EV_MANUAL_ALLOC: return e->flags == PYMEM_SPAN_WORKBUF;
+    case PYMEM_EV_MANUAL_FREE: return e->object >= r->cap || !r->addr[e->object];
+    default: return false;
+    }
+}
+
+/* All at once, where the record has its first. */
+static int own_procs_new(pymem_replay *r) {
+    int32_t id;
+    int rc = PYMEM_OK;
+    while (!rc && r->h->nprocs < r->own_procs) rc = proc_new(r->h, &id);
+    return rc;
+}
+
+static int do_row(pymem_replay *r, const event *e);
+
+static int do_own_row(pymem_replay *r, event *e) {
+    pymem_heap *h = r->h;
+    if (is_passed_over(r, e)) return PYMEM_OK;
+    if (e->kind == PYMEM_EV_PROC_NEW) return own_procs_new(r);
+    bool needs_proc = e->kind == PYMEM_EV_ALLOC && e->proc < 0;
+    if (h->nprocs && (e->proc >= 0 || needs_proc)) e->proc = e->proc < 0 ? 0 : e->proc % h->nprocs;
+    if (e->kind == PYMEM_EV_ALLOC && e->proc >= 0 && e->proc < h->nprocs) {
+        proc *p = h->procs[e->proc];
+        int rc = p->flush_gen == h->sweepgen ? PYMEM_OK : proc_flush(h, p, p);
+        if (rc) return rc;
+    }
+    return do_row(r, e);
+}
+
 static int do_row(pymem_replay *r, const event *e) {
     pymem_heap *h = r->h;
     proc *p = NULL;
@@ -441,10 +492,14 @@ static int do_row(pymem_replay *r, const event *e) {
 
 /* ---- the calls ---- */
 
-int pymem_replay_new(pymem_heap *h, int follow, pymem_replay **out) {
+int pymem_replay_new(pymem_heap *h, int mode, int32_t procs, pymem_replay **out) {
+    *out = NULL;
+    if (mode == PYMEM_REPLAY_OWN && (procs < 1 || procs > MAX_PROCS))
+        return fail(h, PYMEM_EINVAL, "a replay on %d processors: give 1 to %d", procs, MAX_PROCS);
     *out = os_alloc(h, sizeof **out);
     if (!*out) return fail(h, PYMEM_ENOMEM, "no memory for a replay");
-    **out = (pymem_replay){.h = h, .follow = follow};
+    **out = (pymem_replay){
+        .h = h, .follow = mode == PYMEM_REPLAY_FOLLOW, .own = mode == PYMEM_REPLAY_OWN, .own_procs = procs};
     return PYMEM_OK;
 }
 
@@ -466,18 +521,26 @@ static event row_at(const pymem_columns *c, uint64_t i) {
                    .expect = c->expect ? c->expect[i] : 0};
 }
 
+static int why_stopped(const pymem_replay *r, const event *e) {
+    if (!r->own) return e->kind == PYMEM_EV_STATS ? PYMEM_REPLAY_STATS : PYMEM_REPLAY_GOES_ON;
+    if (r->h->stop_due) return PYMEM_REPLAY_STOP;
+    return e->kind == PYMEM_EV_GC_END && e->flags & 1 ? PYMEM_REPLAY_FORCED : PYMEM_REPLAY_GOES_ON;
+}
+
 int replay_run(pymem_replay *r, const pymem_columns *c, uint64_t *row, int *stopped) {
     *stopped = 0;
     r->rows_known = r->rows + (c->n - *row);
+    r->h->stop_due = PYMEM_STOP_NONE;
     while (*row < c->n && !*stopped) {
         event e = row_at(c, *row);
-        int rc = do_row(r, &e);
+        int rc = r->own ? do_own_row(r, &e) : do_row(r, &e);
         if (rc) return rc == PYMEM_EADDRESS ? PYMEM_EFORMAT : rc; /* what the row names is not there */
+        *stopped = why_stopped(r, &e);
+        if (r->h->stop_due & PYMEM_STOP_ASSIST) break; /* the row is not done */
         start_advance(r, e.kind);
         r->events[e.kind]++;
         r->rows++;
         ++*row;
-        *stopped = e.kind == PYMEM_EV_STATS;
     }
     return PYMEM_OK;
 }

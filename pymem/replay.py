@@ -150,7 +150,7 @@ class Player:
             arena_base=source.arena_base, address_space=address_space, padding_pages=source.padding_pages
         )
         out = ffi.new("pymem_replay **")
-        self.heap.call(lib.pymem_replay_new, int(follow), out)
+        self.heap.call(lib.pymem_replay_new, int(follow), 1, out)
         self._replay = out[0]
         self.rows = 0
         self._row_times: list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.uint8]]] = []

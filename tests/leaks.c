@@ -27,7 +27,7 @@ static int replay(pymem_heap *h) {
     pymem_columns c = {
         .kind = kinds, .flags = flags, .proc = procs, .type = types, .object = objects, .size = sizes, .n = N};
     uint64_t row = 0;
-    int stopped, rc = pymem_replay_new(h, 0, &r);
+    int stopped, rc = pymem_replay_new(h, PYMEM_REPLAY_TURNS, 1, &r);
     if (rc) return rc;
     rc = pymem_replay_run(r, &c, &row, &stopped);
     pymem_replay_free(r);

@@ -250,7 +250,7 @@ def _replay(c: Core, columns: Any) -> bool:
     """Return whether the replay went through without a fault."""
     out, row, stopped = ffi.new("pymem_replay **"), ffi.new("uint64_t *"), ffi.new("int *")
     try:
-        c.heap.call(lib.pymem_replay_new, 0, out)
+        c.heap.call(lib.pymem_replay_new, lib.PYMEM_REPLAY_TURNS, 1, out)
     except MemoryError:
         return False
     replay = out[0]
