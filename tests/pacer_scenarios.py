@@ -197,6 +197,8 @@ class Simulation:
     def __init__(self, scenario: Scenario, pacer: Pacer) -> None:
         self.scenario = scenario
         self.pacer = pacer
+        self.clock = 0
+        """Nanoseconds since the program began, when marking began. Go's test has no such clock, nor needs one."""
         self.now = 0
         """Nanoseconds since marking began."""
         self.assist_time = 0
@@ -217,21 +219,24 @@ class Simulation:
         marked = int(float(survivors) * max(of.growth_rate(i), _MIN_RATE)) if i else _FIRST_MARKED
         stacks = int(max(0.0, math.floor(of.stack_bytes(i) / 2048.0) * 2048.0))
         self.left = [of.globals_bytes, stacks, int(float(marked) * frac)]
-        self.start(frac, stacks)
+        self.start(i, frac, stacks)
         self.mark(i, frac)
         utilization = float(self.assist_time) / (float(self.now) * float(of.procs)) + BACKGROUND
         done = Cycle(i + 1, live, pacer.triggered, pacer.heap_live, pacer.heap_goal(), utilization)
         self.end(marked + self.black)
         return done
 
-    def start(self, frac: float, stacks: int) -> None:
-        pacer = self.pacer
+    def start(self, i: int, frac: float, stacks: int) -> None:
+        """Let the program alone allocate up to the trigger."""
+        pacer, rate = self.pacer, max(self.scenario.alloc_rate(i), _MIN_RATE)
         trigger = max(pacer.trigger()[0], pacer.heap_marked)
         pacer.max_stack_scan, pacer.globals_scan = stacks, self.scenario.globals_bytes
+        of_all_procs = rate * _KIB_PER_STEP / STEP * self.scenario.procs
+        self.clock += self.now + int((trigger - pacer.heap_live) / of_all_procs)
         pacer.heap_live = trigger
         pacer.heap_scan += int(float(trigger - pacer.heap_marked) * frac)
         self.now = self.assist_time = self.black = 0
-        pacer.start_cycle(0, self.scenario.procs)
+        pacer.start_cycle(self.clock, self.scenario.procs)
 
     def mark(self, i: int, frac: float) -> None:
         """Mark in steps until nothing is left to scan."""
@@ -280,6 +285,6 @@ class Simulation:
 
     def end(self, marked: int) -> None:
         self.pacer.assist_time = self.assist_time
-        self.pacer.end_cycle(self.now, self.scenario.procs)
+        self.pacer.end_cycle(self.clock + self.now, self.scenario.procs)
         self.pacer.reset_live(marked)
         self.pacer.commit(False)
