@@ -152,6 +152,12 @@ def test_fewer_procs_begin_limiting() -> None:
     assert (limiter.fill, limiter.limiting(), limiter.overflow) == (4 * S, True, 0)
 
 
+def test_as_many_procs_keep_limiting() -> None:
+    limiter = marking(fill=S)
+    limiter.reset_capacity(limiter.now, PROCS)
+    assert state(limiter) == (S, True, 0)
+
+
 def test_nothing_stays() -> None:
     """All of it, and again: after an hour the bucket is as new, but for the overflow."""
     limiter = Clocked()

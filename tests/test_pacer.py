@@ -164,6 +164,20 @@ def test_headroom(limit: int, goal: int) -> None:
     assert GoPacer(-1, limit).heap_goal() == goal
 
 
+@given(
+    st.sampled_from([0, 20, 100, 1000]),
+    st.integers(0, 1 << 26),
+    st.integers(0, 1 << 26),
+    st.integers(0, 1 << 28),
+)
+def test_lower_goal_counts(gogc: int, marked: int, ready: int, limit: int) -> None:
+    """The limit's where it is below GOGC's."""
+    pacer = GoPacer(gogc, limit)
+    pacer.heap_marked, pacer.mapped_ready = marked, ready
+    pacer.commit(True)
+    assert pacer.heap_goal() == min(pacer.gc_percent_heap_goal, pacer.memory_limit_heap_goal())
+
+
 def limited(*, marked: int, free: int, objects: int, ready: int, limit: int = 100 * MB) -> int:
     pacer = GoPacer(-1, limit)
     pacer.heap_marked, pacer.heap_free = marked, free
@@ -317,6 +331,15 @@ def test_hard_goal() -> None:
     pacer.heap_scan_work = 2 * MB + 1
     pacer.update(4 * MB, 0)
     assert pacer.assist_work_per_byte == (598 * MB - 1) / (8 * MB)
+
+
+def test_hard_goal_without_gogc() -> None:
+    """As if GOGC were 100,000."""
+    pacer = marking(worst=2**40)
+    pacer.gc_percent = -1
+    pacer.heap_scan_work = 2 * MB + 1
+    pacer.revise()
+    assert pacer.assist_work_per_byte == (2**40 - 2 * MB - 1) / ((1001 * 8 - 4) * MB)
 
 
 def test_beyond_the_goal() -> None:
