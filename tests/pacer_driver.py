@@ -33,7 +33,9 @@ class Driver:
         event = self.operations()[name](*map(int, words))
         kind, duration = event if isinstance(event, tuple) else (LimiterEventType.NONE, 0)
         state = {**self.pacer_state(), **self.limiter_state(), "event_kind": kind, "event_duration": duration}
-        changes = [f" {key}={value & MASK64:x}" for key, value in state.items() if value != self.last.get(key, 0)]
+        changes = [
+            f" {key}={value & MASK64:x}" for key, value in state.items() if value != self.last.get(key, 0)
+        ]
         self.last = state
         return f"{operation} =>{''.join(changes)}"
 

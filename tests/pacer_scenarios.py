@@ -78,17 +78,24 @@ def add(*streams: Stream) -> Stream:
     return lambda i: sum((stream(i) for stream in streams[1:]), streams[0](i))
 
 
+_GROWTH = add(constant(2.0), ramp(-1.0, 12))
+_STEADY, _FAST, _SLOW = constant(33.0), constant(132.0), constant(1.0)
+_SCAN, _SLOW_SCAN = constant(1024.0), constant(2048.0)
+_ALL, _HARDLY_ANY = constant(1.0), constant(0.01)
+_STACKS = constant(8192.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """What a program does, cycle by cycle."""
 
     name: str
     alloc_rate: Stream
-    growth_rate: Stream = add(constant(2.0), ramp(-1.0, 12))
+    growth_rate: Stream = _GROWTH
     """Live heap, over what it was a cycle ago."""
-    scan_rate: Stream = constant(1024.0)
-    scannable_frac: Stream = constant(1.0)
-    stack_bytes: Stream = constant(8192.0)
+    scan_rate: Stream = _SCAN
+    scannable_frac: Stream = _ALL
+    stack_bytes: Stream = _STACKS
     globals_bytes: int = 32 << 10
     gc_percent: int = 100
     memory_limit: int = NO_LIMIT
@@ -97,18 +104,16 @@ class Scenario:
 
 
 _LIMIT = 512 << 20
-_SLOW = {"alloc_rate": constant(1.0), "scan_rate": constant(2048.0), "scannable_frac": constant(0.01)}
-_STEADY = constant(33.0)
 _EXCEED, _MAINTAIN = add(constant(3.5), ramp(-2.5, 12)), add(constant(3.0), ramp(-2.0, 12))
 
 SCENARIOS = (
     Scenario(name="Steady", alloc_rate=_STEADY),
     Scenario(
         name="SteadyBigStacks",
-        alloc_rate=constant(132.0),
+        alloc_rate=_FAST,
         stack_bytes=add(constant(2048.0), ramp(float(128 << 20), 8)),
     ),
-    Scenario(name="SteadyBigGlobals", alloc_rate=constant(132.0), globals_bytes=128 << 20),
+    Scenario(name="SteadyBigGlobals", alloc_rate=_FAST, globals_bytes=128 << 20),
     Scenario(name="StepAlloc", alloc_rate=add(_STEADY, delay(ramp(66.0, 1), 50)), length=100),
     Scenario(name="HeavyStepAlloc", alloc_rate=add(_STEADY, delay(ramp(330.0, 1), 50)), length=100),
     Scenario(
@@ -134,9 +139,20 @@ SCENARIOS = (
         alloc_rate=add(random(33.0, 0x0), constant(330.0)),
         growth_rate=add(constant(2.0), ramp(-1.0, 12), random(0.01, 0x152)),
     ),
-    Scenario(name="SmallHeapSlowAlloc", growth_rate=add(constant(2.0), ramp(-1.0, 3)), **_SLOW),
-    Scenario(name="MediumHeapSlowAlloc", growth_rate=add(constant(2.0), ramp(-1.0, 8)), **_SLOW),
-    Scenario(name="LargeHeapSlowAlloc", growth_rate=add(constant(4.0), ramp(-3.0, 12)), **_SLOW),
+    *(
+        Scenario(
+            name=f"{size}HeapSlowAlloc",
+            alloc_rate=_SLOW,
+            scan_rate=_SLOW_SCAN,
+            scannable_frac=_HARDLY_ANY,
+            growth_rate=growth,
+        )
+        for size, growth in (
+            ("Small", add(constant(2.0), ramp(-1.0, 3))),
+            ("Medium", add(constant(2.0), ramp(-1.0, 8))),
+            ("Large", add(constant(4.0), ramp(-3.0, 12))),
+        )
+    ),
     *(
         Scenario(
             name=name + suffix,
@@ -146,7 +162,7 @@ SCENARIOS = (
             memory_limit=_LIMIT,
         )
         for name, growth in (
-            ("SteadyMemoryLimit", add(constant(2.0), ramp(-1.0, 12))),
+            ("SteadyMemoryLimit", _GROWTH),
             ("ExceedMemoryLimit", _EXCEED),
             ("MaintainMemoryLimit", _MAINTAIN),
         )
@@ -181,6 +197,8 @@ class Simulation:
     def __init__(self, scenario: Scenario, pacer: Pacer) -> None:
         self.scenario = scenario
         self.pacer = pacer
+        self.clock = 0
+        """Nanoseconds since the program began, when marking began. Go's test has no such clock, nor needs one."""
         self.now = 0
         """Nanoseconds since marking began."""
         self.assist_time = 0
@@ -201,21 +219,24 @@ class Simulation:
         marked = int(float(survivors) * max(of.growth_rate(i), _MIN_RATE)) if i else _FIRST_MARKED
         stacks = int(max(0.0, math.floor(of.stack_bytes(i) / 2048.0) * 2048.0))
         self.left = [of.globals_bytes, stacks, int(float(marked) * frac)]
-        self.start(frac, stacks)
+        self.start(i, frac, stacks)
         self.mark(i, frac)
         utilization = float(self.assist_time) / (float(self.now) * float(of.procs)) + BACKGROUND
         done = Cycle(i + 1, live, pacer.triggered, pacer.heap_live, pacer.heap_goal(), utilization)
         self.end(marked + self.black)
         return done
 
-    def start(self, frac: float, stacks: int) -> None:
-        pacer = self.pacer
+    def start(self, i: int, frac: float, stacks: int) -> None:
+        """Let the program alone allocate up to the trigger."""
+        pacer, rate = self.pacer, max(self.scenario.alloc_rate(i), _MIN_RATE)
         trigger = max(pacer.trigger()[0], pacer.heap_marked)
         pacer.max_stack_scan, pacer.globals_scan = stacks, self.scenario.globals_bytes
+        of_all_procs = rate * _KIB_PER_STEP / STEP * self.scenario.procs
+        self.clock += self.now + int((trigger - pacer.heap_live) / of_all_procs)
         pacer.heap_live = trigger
         pacer.heap_scan += int(float(trigger - pacer.heap_marked) * frac)
         self.now = self.assist_time = self.black = 0
-        pacer.start_cycle(0, self.scenario.procs)
+        pacer.start_cycle(self.clock, self.scenario.procs)
 
     def mark(self, i: int, frac: float) -> None:
         """Mark in steps until nothing is left to scan."""
@@ -264,6 +285,6 @@ class Simulation:
 
     def end(self, marked: int) -> None:
         self.pacer.assist_time = self.assist_time
-        self.pacer.end_cycle(self.now, self.scenario.procs)
+        self.pacer.end_cycle(self.clock + self.now, self.scenario.procs)
         self.pacer.reset_live(marked)
         self.pacer.commit(False)

@@ -363,9 +363,8 @@ class Controller:
         this one leaves, at most of this goal: the extension stops there, and never costs more than waiting would.
         """
         percent = self.gc_percent if self.gc_percent >= 0 else _GC_PERCENT_OFF
-        start = int64(self.triggered)
-        per_byte = divide(float(int64(goal - start)), float(expected))
-        extended = int64(to_int64(per_byte * float(worst)) + start)
+        per_byte = divide(float(int64(goal - self.triggered)), float(expected))
+        extended = int64(to_int64(per_byte * float(worst)) + self.triggered)
         return min(extended, to_int64((1.0 + percent / 100.0) * float(goal)))
 
     def end_cycle(self, now: int, procs: int) -> None:

@@ -176,11 +176,15 @@ class GoPacer(Controller):
         the sweeper, and to a trigger that came late, since assists need some room. Go: heapGoalInternal.
         """
         goal = self.gc_percent_heap_goal
-        limit_goal = self.memory_limit_heap_goal()
-        if limit_goal < goal:
-            return limit_goal, 0
+        if (
+            self.mapped_ready + goal + goal + _MIN_HEADROOM > self.memory_limit
+        ):  # else the limit's goal is beyond it
+            limit_goal = self.memory_limit_heap_goal()
+            if limit_goal < goal:
+                return limit_goal, 0
         least = self.sweep_dist_min_trigger
-        goal = max(goal, least)
+        if least > goal:  # noqa: PLR1730 (asked thousands of times a cycle, and max() is slow)
+            goal = least
         if self.triggered != NO_TRIGGER and goal < self.triggered + _MIN_RUNWAY:
             goal = self.triggered + _MIN_RUNWAY
         return goal, least

@@ -5,4 +5,6 @@ allocator; ``header`` objects with malloc headers; ``large`` spans of their own;
 ``types`` what the compiler and library allocate; ``stacks``, ``gophers`` goroutine stacks, grown and many;
 ``table`` random sizes and lifetimes; ``final`` finalizers and cleanups. All are deterministic but for the
 runtime's own threads.
+
+``traces`` makes execution traces; ``pacing`` asks the runtime's own pacer, with programs in folders of their own.
 """

@@ -63,7 +63,9 @@ class Operations:
 
     def size(self) -> int:
         """Return bytes: none, a few, a heap's, more than there are in the world."""
-        return int(self.random.choice([0, 1, 2**16, 2**20, 2**23, 2**23, 2**30, 2**40]) * self.random.random())
+        return int(
+            self.random.choice([0, 1, 2**16, 2**20, 2**23, 2**23, 2**30, 2**40]) * self.random.random()
+        )
 
     def time(self) -> int:
         """Return nanoseconds: none, a moment, a second, a day."""
@@ -156,7 +158,9 @@ class Operations:
 def controller_answers(toolchain: Toolchain, folder: Path) -> str:
     """Have the runtime's own controller and limiter perform random operations."""
     asked, answers, overlay = folder / "operations", folder / "answers", folder / "overlay.json"
-    asked.write_text("".join(f"{line}\n" for seed in range(SCENARIOS) for line in Operations(seed).scenario()))
+    asked.write_text(
+        "".join(f"{line}\n" for seed in range(SCENARIOS) for line in Operations(seed).scenario())
+    )
     added = {"pymem_controller_test.go": "controller.go", "pymem_operations_test.go": "controller_test.go"}
     files = {str(toolchain.runtime / name): str(HERE / "pacing" / source) for name, source in added.items()}
     overlay.write_text(json.dumps({"Replace": files}))
@@ -165,21 +169,24 @@ def controller_answers(toolchain: Toolchain, folder: Path) -> str:
     return answers.read_text()
 
 
+def log(toolchain: Toolchain) -> str:
+    """Run Go's test of its pacer."""
+    return go(toolchain, "test", "-count=1", "-v", "-run", "^TestGcPacer$", "runtime")
+
+
+def write(name: str, toolchain: Toolchain, text: str) -> None:
+    """Write a golden file, with who says so in its first line."""
+    (GOLDEN / name).write_text(f"# {toolchain.version}, by tests/oracle/pacing.py\n{text}")
+
+
 def main() -> None:
     """Write the golden files."""
     toolchain = find_toolchain()
     GOLDEN.mkdir(exist_ok=True)
+    write("gc_streams.txt", toolchain, go(toolchain, "run", "./streams"))
+    write("gc_pacer.txt", toolchain, pacer_cycles(log(toolchain)))
     with tempfile.TemporaryDirectory() as folder:
-        answers = {
-            "gc_streams.txt": lambda: go(toolchain, "run", "./streams"),
-            "gc_controller.txt": lambda: controller_answers(toolchain, Path(folder)),
-            "gc_pacer.txt": lambda: pacer_cycles(
-                go(toolchain, "test", "-count=1", "-v", "-run", "^TestGcPacer$", "runtime")
-            ),
-        }
-        for name, answer in answers.items():
-            if len(sys.argv) == 1 or name in sys.argv[1:]:
-                (GOLDEN / name).write_text(f"# {toolchain.version}, by tests/oracle/pacing.py\n{answer()}")
+        write("gc_controller.txt", toolchain, controller_answers(toolchain, Path(folder)))
 
 
 if __name__ == "__main__":
