@@ -210,6 +210,7 @@ struct pymem_heap {
     /* proportional sweep and page reclaim */
     double sweep_pages_per_byte;
     uint64_t pages_in_use, pages_swept, pages_swept_basis, sweep_live_basis;
+    uint64_t object_spans; /* in use */
     uint64_t reclaim_page, reclaim_limit, reclaim_credit;
 
     /* why a call that allocates comes back early */

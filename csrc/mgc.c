@@ -115,13 +115,6 @@ static void tally_frees(const pymem_heap *h, pymem_gc_result *sum) {
     sum->freed_pages = h->pages_in_use;
 }
 
-static uint64_t spans_in_use(const pymem_heap *h) {
-    uint64_t n = 0;
-    for (const mspan_slab *slab = h->slabs; slab; slab = slab->next)
-        for (int i = 0; i < SLAB_SPANS; i++) n += slab->spans[i].state == SPAN_IN_USE;
-    return n;
-}
-
 /* Every proc gives back its caches: the idle ones first, then the one that collects. Go: forEachP */
 static int flush_all(pymem_heap *h, proc *p) {
     int rc = PYMEM_OK;
@@ -141,7 +134,7 @@ static int turn_cycle(pymem_heap *h, proc *p, pymem_gc_result *out) {
     gc_mark_stop(h);
     gc_flip(h);
     gc_end(h, p, true);
-    *out = (pymem_gc_result){.cycle = h->num_gc, .marked_bytes = h->heap_marked, .swept_spans = spans_in_use(h)};
+    *out = (pymem_gc_result){.cycle = h->num_gc, .marked_bytes = h->heap_marked, .swept_spans = h->object_spans};
     rc = flush_all(h, p);
     if (!rc) rc = gc_settle(h, p);
     tally_frees(h, out);

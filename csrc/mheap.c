@@ -132,6 +132,7 @@ static void init_object_span(pymem_heap *h, mspan *s, uint32_t span_class) {
     s->sweepgen = h->sweepgen;
     s->state = SPAN_IN_USE;
     h->pages_in_use += s->npages;
+    h->object_spans++;
 }
 
 /* The struct may still wait, stale, in a set of unswept spans: its links stay. */
@@ -213,7 +214,10 @@ static void drop_slot_tables(pymem_heap *h, mspan *s) {
 /* Go: (*mheap).freeSpanLocked. Freed pages are not scavenged: the OS has not got them back. */
 void mheap_free_span(pymem_heap *h, proc *p, mspan *s) {
     uint64_t bytes = s->npages << PAGE_SHIFT;
-    if (s->state == SPAN_IN_USE) h->pages_in_use -= s->npages;
+    if (s->state == SPAN_IN_USE) {
+        h->pages_in_use -= s->npages;
+        h->object_spans--;
+    }
     *in_use_counter(h, s->kind) -= bytes;
     h->heap_free += bytes;
     drop_slot_tables(h, s);

@@ -212,8 +212,11 @@ void mem_stats_read(pymem_heap *h, pymem_mem_stats *out) {
 }
 
 void pace_read(pymem_heap *h, pymem_pace_info *out) {
-    uint64_t total = total_alloc(h), mallocs = h->large_allocs + h->tiny_allocs;
-    for (int c = 1; c < NUM_CLASSES; c++) mallocs += h->small_allocs[c];
+    uint64_t total = total_alloc(h), mallocs = h->large_allocs + h->tiny_allocs, frees = h->large_frees;
+    for (int c = 1; c < NUM_CLASSES; c++) {
+        mallocs += h->small_allocs[c];
+        frees += h->small_frees[c];
+    }
     *out = (pymem_pace_info){
         .heap_live = (uint64_t)h->heap_live,
         .heap_scan = h->heap_scan,
@@ -221,6 +224,8 @@ void pace_read(pymem_heap *h, pymem_pace_info *out) {
         .total_alloc = total,
         .heap_alloc = total - total_free(h),
         .mallocs = mallocs,
+        .frees = frees,
+        .object_spans = h->object_spans,
         .pages_in_use = h->pages_in_use,
         .pages_swept = h->pages_swept,
         .heap_in_use = h->heap_in_use,

@@ -150,8 +150,8 @@ int pymem_set_goal(pymem_heap *h, uint64_t gc_goal, uint64_t memory_limit, uint6
 /* What pacing goes by, without a flush. */
 typedef struct {
     uint64_t heap_live, heap_scan, heap_marked;
-    uint64_t total_alloc, heap_alloc, mallocs; /* what left an mcache: cached spans are not in it */
-    uint64_t pages_in_use, pages_swept;
+    uint64_t total_alloc, heap_alloc, mallocs, frees; /* what left an mcache: cached spans are not in it */
+    uint64_t pages_in_use, pages_swept, object_spans;
     uint64_t heap_in_use, heap_free, heap_released;
     uint64_t mapped_ready; /* all that Sys counts and the OS has not got back */
     uint32_t sweep_done, pad;

@@ -1,17 +1,82 @@
-"""A cycle with the world stopped, the dead being given: `runtime.GC()` in a program whose liveness is known."""
+"""The collector: when a cycle starts, what happens in it, and who waits for whom, in virtual time.
+
+The core calls nobody. It comes back from an allocation when a stop is due, and `Collector.stopped` does what Go's
+runtime would do there: start a cycle, have the allocating goroutine assist, let background workers mark for as long as
+the program has run meanwhile, end the marking, sweep, give memory back. Then the allocation goes on. So a program is
+cut into stretches; in each the program first does its part, and then all others do theirs for the time that it took.
+
+A cycle, as Go's mgc.go has it:
+
+    sweep termination   the world stops; what is still unswept is swept
+    mark                the program runs, objects are born black, 25 % of the Ps mark, allocation pays by assisting
+    mark termination    the world stops; the pacer learns; swept and unswept change places
+    sweep               the program runs; spans are swept before they are used, and in the background
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
 
 from pymem._arrays import addresses, pointer
 from pymem._native import ffi, lib
+from pymem.gc.clock import Clock
+from pymem.gc.controller import Debtor, TriggerKind
+from pymem.gc.cpu import Share, share_out
+from pymem.gc.limiter import GCCPULimiter
+from pymem.gc.marking import GraphMark, RecordMark
+from pymem.gc.state import CycleRecord, GCStats
 
 if TYPE_CHECKING:
-    from pymem._heap import Heap
+    from collections.abc import Callable
 
-__all__ = ["GCResult", "collect"]
+    from pymem._heap import Heap
+    from pymem.gc.costs import Costs
+    from pymem.gc.marking import Mark, Progress
+    from pymem.gc.protocol import Pacer
+
+__all__ = ["Collector", "GCEvent", "GCPhase", "GCResult", "Liveness"]
+
+Liveness = Literal["graph", "record"]
+
+_NEVER = (1 << 64) - 1
+_NO_QUANTUM = (1 << 63) - 1
+_FORCE_PERIOD = 120 * 10**9
+"""Nanoseconds without a cycle after which one is forced. Go: forcegcperiod."""
+_SLICE = 10_000_000
+"""Nanoseconds that a goroutine runs before another gets its P. Go: forcePreemptNS."""
+_SWEEP_BATCH = 10
+"""Spans that the background sweeper sweeps before it gives way, when the Ps are busy. Go: sweepBatchSize."""
+_STRETCHES = 64
+"""Stretches into which the way from here to the goal is cut while marking."""
+_MIN_STRETCH, _MAX_STRETCH = 16 << 10, 4 << 20
+"""Bytes of allocation in a stretch."""
+_SWEEP_STRETCH = 1 << 20
+_IDLE_STRETCH = 256 << 20
+
+
+class GCPhase(StrEnum):
+    """What has just begun."""
+
+    SWEEP_TERMINATION = "sweep termination"
+    MARK = "mark"
+    MARK_TERMINATION = "mark termination"
+    SWEEP = "sweep"
+    SWEPT = "swept"
+
+
+@dataclass(frozen=True, slots=True)
+class GCEvent:
+    """A step of a cycle, for observers."""
+
+    phase: GCPhase
+    cycle: int
+    """Its number, from 1."""
+    now: int
+    """Virtual time, ns since the process began."""
+    heap_live: int
+    """Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +95,509 @@ class GCResult:
     """Pages of 8,192 bytes that went back to the page allocator."""
 
 
-def collect(heap: Heap, dead: Any, *, proc: int, zero_base: int) -> GCResult:
-    """Run a whole forced cycle in which the objects at `dead` (addresses, or None) die and all others live."""
-    array = addresses(() if dead is None else dead)
-    array = array[array != zero_base]
-    out, done = ffi.new("pymem_gc_result *"), ffi.new("uint64_t *")
-    heap.call(lib.pymem_gc_collect, proc, pointer("uint64_t", array), len(array), done, out)
-    return GCResult(
-        cycle=out.cycle,
-        marked_bytes=out.marked_bytes,
-        freed_objects=out.freed_objects,
-        freed_bytes=out.freed_bytes,
-        swept_spans=out.swept_spans,
-        freed_pages=out.freed_pages,
-    )
+class Collector:
+    """The collector of one heap: cycle, clock, and what goes on in the background.
+
+    Args:
+        heap: the heap; its stops are this collector's from now on.
+        pacer: where trigger and goal lie.
+        procs: the core's numbers of the Ps, always up to date.
+        costs: what things cost in virtual time.
+        liveness: who tells what lives in the cycles that start by themselves.
+        stats: where the collector reports to.
+
+    """
+
+    def __init__(
+        self,
+        heap: Heap,
+        *,
+        pacer: Pacer,
+        procs: list[int],
+        costs: Costs,
+        liveness: Liveness,
+        stats: GCStats,
+    ) -> None:
+        self.heap = heap
+        self.pacer = pacer
+        self.costs = costs
+        self.liveness: Liveness = liveness
+        self.stats = stats
+        self.clock = Clock(len(procs))
+        self.limiter = GCCPULimiter(0, len(procs))
+        self.observers: list[Callable[[GCEvent], None]] = []
+        self.busy = 1
+        """Ps that the program keeps at work."""
+        self.record: CycleRecord | None = None
+        """The cycle that is marking."""
+        self._procs = procs
+        self._mark: Mark | None = None
+        self._swept = True
+        self._sweep_owed = 0.0  # spans that the background sweeper may sweep by now
+        self._program_ns = 0.0  # charged, not yet passed
+        self._work = (0, 0)  # objects and bytes charged so far
+        self._pace = ffi.new("pymem_pace_info *")
+        self._two = ffi.new("uint64_t[2]")
+        self._busy_proc = procs[0] if procs else -1
+        self.arm()
+
+    # ---- settings ----
+
+    @property
+    def off(self) -> bool:
+        """Whether no cycle ever starts by itself."""
+        return self.pacer.gc_percent < 0 and self.pacer.memory_limit >= _NO_QUANTUM
+
+    def commit(self) -> None:
+        """Take over the pacer's settings. Go: gcControllerCommit."""
+        self._sync()
+        self.pacer.commit(self._swept)
+        if self._mark:
+            self.pacer.revise()
+        else:
+            self._pace_sweeper()
+        self._tell_goal()
+        self.arm()
+
+    def resize(self, procs: int) -> None:
+        """Have another number of Ps from now on; the caller has changed them. The world was stopped for that."""
+        self.clock.procs = procs
+        self.limiter.reset_capacity(self.clock.now, procs)
+
+    # ---- what the program does ----
+
+    def charge(self, ns: float) -> None:
+        """Let the program have worked for ns of its own time; `settle` has it pass."""
+        self._program_ns += ns
+
+    def settle(self) -> None:
+        """Bring the clock to where the program's work so far has taken it, and let all others do their part."""
+        self.heap.call(lib.pymem_work_done, self._two, self._two + 1)
+        objects, size = int(self._two[0]), int(self._two[1])
+        costs = self.costs
+        self._program_ns += (objects - self._work[0]) * costs.malloc_ns + (size - self._work[1]) * costs.malloc_byte_ns
+        self._work = objects, size
+        ns, self._program_ns = self._program_ns, 0.0
+        self._run(ns)
+
+    def sleep(self, ns: float) -> None:
+        """Let time pass in which the program does nothing."""
+        self.settle()
+        busy, self.busy = self.busy, 0
+        self._run(ns)
+        self.busy = busy
+        self.arm()
+
+    def stopped(self, proc: int, due: int) -> None:
+        """Do what an allocation on proc came back for; it goes on when this returns."""
+        self._busy_proc = proc
+        self.settle()
+        if due & lib.PYMEM_STOP_ASSIST and self._mark:
+            self._assist(proc)
+        if not self._mark:
+            self._test_trigger()
+        self.arm()
+
+    def arm(self) -> None:
+        """Say when the core is to come back next."""
+        live, quantum = _NEVER, _NO_QUANTUM
+        if self._mark:
+            room = self.pacer.heap_goal() - self.pacer.heap_live
+            quantum = min(max(room // _STRETCHES, _MIN_STRETCH), _MAX_STRETCH)
+        elif not self.off:
+            live = min(self.pacer.trigger()[0], _NEVER)
+            quantum = _IDLE_STRETCH if self._swept else _SWEEP_STRETCH
+            if self.pacer.memory_limit < _NO_QUANTUM:  # the goal moves with what is mapped
+                quantum = min(quantum, max((live - self.pacer.heap_live) // _STRETCHES, _MIN_STRETCH))
+        elif not self._swept:
+            quantum = _SWEEP_STRETCH
+        self.heap.armed = quantum < _NO_QUANTUM
+        self.heap.call(lib.pymem_set_stops, live, quantum)
+
+    # ---- time ----
+
+    def _run(self, ns: float) -> None:
+        """Let the program run for ns of its own time (without it, for ns), and the background beside it."""
+        while ns > 0:
+            if self._mark:
+                ns = self._run_marking(ns)
+                continue
+            passed = self._until_deadline(ns)
+            self._idle(passed)
+            ns -= passed
+            if self._deadline_reached():
+                self.start(TriggerKind.TIME)
+
+    def _run_marking(self, ns: float) -> float:
+        """Let the program run until ns are over or marking is; return what is left of them."""
+        share = self._share()
+        time = ns / share.speed if self.busy else ns
+        progress = self._background(share, time)
+        spent = progress.ns / share.workers if progress.finished else time
+        self._pass_marking(share, spent)
+        if progress.finished:
+            self._terminate()
+        return max(0.0, ns - spent * (share.speed if self.busy else 1.0)) if progress.finished else 0.0
+
+    def _idle(self, ns: float) -> None:
+        """Let time pass between cycles: whatever sweeps and scavenges in the background does so."""
+        self._pass(ns, unused=max(0, self.clock.procs - self.busy))
+        if not self._swept:
+            self._sweep_background(ns)
+
+    def _pass(self, ns: float, *, unused: float) -> int:
+        whole = self.clock.pass_time(ns, unused=unused)
+        self.limiter.add_idle_time(int(whole * unused))
+        if self.limiter.need_update(self.clock.now):
+            self.limiter.update(self.clock.now)
+        return whole
+
+    def _until_deadline(self, ns: float) -> float:
+        """Return how much of ns passes before something is due."""
+        last = self.stats.last_gc_ns
+        if self.pacer.gc_percent < 0 or not last:
+            return ns
+        return min(ns, max(last + _FORCE_PERIOD + 1 - self.clock.now, 0))
+
+    def _deadline_reached(self) -> bool:
+        last = self.stats.last_gc_ns
+        return self.pacer.gc_percent >= 0 and last != 0 and self.clock.now - last > _FORCE_PERIOD
+
+    # ---- starting ----
+
+    def _test_trigger(self) -> None:
+        self._sync()
+        if self._triggered() and not self.off:
+            self._finish_sweep()  # so that the cycle is not late for it
+            if self._triggered():
+                self.start(TriggerKind.HEAP)
+
+    def _triggered(self) -> bool:
+        return self.pacer.heap_live >= self.pacer.trigger()[0]
+
+    def start(self, kind: TriggerKind, *, by_record: bool | None = None, forced: bool = False) -> None:
+        """Begin a cycle: stop the world, prepare to mark, start it again. Go: gcStart."""
+        proc, heap, pacer = self._busy_proc, self.heap, self.pacer
+        self._sync()
+        cycle = CycleRecord(number=self.stats.num_gc + 1, forced=forced, gomaxprocs=self.clock.procs)
+        cycle.start_ns, cycle.heap0 = self.clock.now, pacer.heap_live
+        self._tell(GCPhase.SWEEP_TERMINATION, cycle)
+        heap.call(lib.pymem_gc_begin, proc)
+        self._swept = True
+        self._sync()
+        self._start_pacer(kind, cycle)
+        self._stop_world(self.costs.stop_ns, cycle)
+        by_record = self.liveness == "record" if by_record is None else by_record
+        assists = kind != TriggerKind.CYCLE
+        if by_record:
+            heap.call(lib.pymem_mark_start, assists)
+            self._mark = RecordMark(heap, self.costs)
+        else:
+            heap.call(lib.pymem_mark_start_graph, assists)
+            self._mark = GraphMark(heap, self.costs)
+        pacer.blacken_enabled = True
+        self.limiter.finish_gc_transition(self.clock.now)
+        cycle.mark_ns = self.clock.now
+        self.record = cycle
+        self._tell(GCPhase.MARK, cycle)
+
+    def _start_pacer(self, kind: TriggerKind, cycle: CycleRecord) -> None:
+        pacer, now = self.pacer, self.clock.now
+        cycle.expected_scan_work = pacer.last_heap_scan + pacer.last_stack_scan + pacer.globals_scan
+        pacer.start_cycle(now, self.clock.procs, kind)
+        self.limiter.start_gc_transition(True, now)
+        cycle.trigger, cycle.start_goal = pacer.triggered, pacer.heap_goal()
+        cycle.heap_scan, cycle.assist_ratio = pacer.heap_scan, pacer.assist_work_per_byte
+        cycle.dedicated_workers = pacer.dedicated_mark_workers_needed
+        cycle.fractional_goal = pacer.fractional_utilization_goal
+
+    def _stop_world(self, ns: int, cycle: CycleRecord) -> None:
+        self.clock.pass_time(ns, unused=0)
+        cycle.pause_ns += ns
+        self.stats.cpu.add_pause(ns, self.clock.procs)
+        self.stats.stw_total_gc.record(ns)
+        self.stats.stw_stopping_gc.record(0)
+
+    # ---- marking ----
+
+    def _share(self) -> Share:
+        pacer = self.pacer
+        return share_out(
+            self.clock.procs,
+            self.busy,
+            dedicated=pacer.dedicated_mark_workers_needed,
+            fractional=pacer.fractional_utilization_goal,
+            max_idle=pacer.max_idle_mark_workers,
+        )
+
+    def _background(self, share: Share, time: float) -> Progress:
+        """Let the background's workers mark for a time, and give what they did as credit."""
+        assert self._mark is not None
+        progress = self._mark.drain(share.workers * time)
+        self._count(progress)
+        self.pacer.flush_bg_credit(progress.work)
+        self._sync()
+        self.pacer.revise()
+        return progress
+
+    def _count(self, progress: Progress) -> None:
+        self.pacer.heap_scan_work += progress.heap
+        self.pacer.stack_scan_work += progress.stacks
+        self.pacer.globals_scan_work += progress.globals
+
+    def _pass_marking(self, share: Share, time: float) -> None:
+        whole = self._pass(time, unused=share.unused)
+        self.limiter.add_idle_time(int(whole * share.idle))  # marking for being idle is idle to it
+        pacer = self.pacer
+        pacer.dedicated_mark_time += whole * share.dedicated
+        pacer.fractional_mark_time += int(whole * share.fractional)
+        pacer.idle_mark_time += whole * share.idle
+
+    def _assist(self, proc: int) -> None:
+        """Have whoever allocates on proc mark until it is out of debt. Go: gcAssistAlloc, gcAssistAlloc1.
+
+        Credit is kept by P: goroutines that take turns on one share it.
+        """
+        credit = ffi.new("int64_t *")
+        self.heap.call(lib.pymem_assist_credit, proc, 0, credit)
+        before = int(credit[0])
+        if before >= 0 or self.limiter.limiting():
+            return
+        debtor = Debtor(before)
+        work = self.pacer.assist_work(debtor)
+        if work > 0:
+            self._assist_work(proc, debtor, work)
+        self.heap.call(lib.pymem_assist_credit, proc, debtor.gc_assist_bytes - before, credit)
+
+    def _assist_work(self, proc: int, debtor: Debtor, work: int) -> None:
+        assert self._mark is not None
+        progress = self._mark.drain_work(work)
+        self._count(progress)
+        self.pacer.pay_assist(debtor, progress.work)
+        ns = int(progress.ns)
+        if self.pacer.add_assist_time(self._procs.index(proc) if proc in self._procs else 0, ns):
+            self.limiter.add_assist_time(ns)
+            self.limiter.update(self.clock.now)
+        if progress.finished:
+            self._pass_marking(self._share(), ns)
+            self._terminate()
+            return
+        self._program_ns += ns  # others go on meanwhile, as beside any other work of the program
+        self.settle()
+
+    def finish_mark(self) -> None:
+        """Let marking run to its end while the program waits for it."""
+        busy, self.busy = self.busy, 0
+        while self._mark:
+            share = self._share()
+            progress = self._background(share, 1e18)
+            self._pass_marking(share, progress.ns / share.workers)
+            self._terminate()
+        self.busy = busy
+
+    def _terminate(self) -> None:
+        """End marking: stop the world, learn, turn, start it again. Go: gcMarkDone, gcMarkTermination."""
+        cycle, pacer, heap = self.record, self.pacer, self.heap
+        assert cycle is not None
+        self._sync()
+        cycle.term_ns, cycle.heap1 = self.clock.now, pacer.heap_live
+        self._tell(GCPhase.MARK_TERMINATION, cycle)
+        self.limiter.start_gc_transition(False, self.clock.now)
+        self._stop_world(self.costs.term_ns, cycle)
+        pacer.blacken_enabled = False
+        pacer.wake_all_assists()
+        cycle.cons_mark = getattr(pacer, "cons_mark", 0.0)
+        pacer.end_cycle(cycle.term_ns, self.clock.procs)
+        self._mark, self.record = None, None
+        heap.call(lib.pymem_mark_stop)
+        heap.call(lib.pymem_gc_flip)
+        self._swept = False
+        self._enter(cycle)
+        heap.call(lib.pymem_gc_end, self._busy_proc, cycle.forced)
+        self._flush()
+        self._tell(GCPhase.SWEEP, cycle)
+
+    def _enter(self, cycle: CycleRecord) -> None:
+        """Take down what the cycle was, and let the pacer go on from there."""
+        pacer = self.pacer
+        totals = ffi.new("pymem_mark_totals *")
+        self.heap.call(lib.pymem_mark_get, totals)
+        self._describe(cycle, int(totals.bytes_marked))
+        pacer.reset_live(cycle.heap2)
+        pacer.commit(False)
+        self._sync()
+        self._pace_sweeper()
+        self._tell_goal()
+        cycle.end_ns = self.clock.now
+        cpu = self.stats.cpu
+        cpu.add_mark(cycle)
+        self.clock.report(cpu)
+        self.limiter.finish_gc_transition(self.clock.now)
+        self.stats.finish(cycle)
+        self.limiter.num_gc = self.stats.num_gc
+        self.stats.limiter_last_enabled = self.limiter.last_enabled_cycle
+        self.stats.heap_scan = pacer.heap_scan
+
+    def _describe(self, cycle: CycleRecord, marked: int) -> None:
+        pacer = self.pacer
+        cycle.heap2, cycle.goal = marked, pacer.last_heap_goal
+        cycle.heap_scan_work = pacer.heap_scan_work
+        cycle.stack_scan_work = cycle.stack_bytes = pacer.stack_scan_work
+        cycle.globals_scan_work = pacer.globals_scan_work
+        cycle.globals_bytes = pacer.globals_scan
+        cycle.assist_ns = pacer.assist_time
+        cycle.dedicated_ns, cycle.fractional_ns = pacer.dedicated_mark_time, pacer.fractional_mark_time
+        cycle.idle_ns = pacer.idle_mark_time
+        learned = getattr(pacer, "cycle_end", None)
+        cycle.utilization = learned.utilization if learned else 0.0
+
+    def _flush(self) -> None:
+        """Every P gives back its caches; idle ones their pages too. Go: gcMarkTermination, prepareForSweep."""
+        for proc in self._procs:
+            self.heap.call(lib.pymem_flush, proc)
+            if proc != self._busy_proc and len(self._procs) > self.busy:
+                self.heap.call(lib.pymem_page_cache_flush, proc)
+
+    # ---- sweeping ----
+
+    def _pace_sweeper(self) -> None:
+        self.heap.call(lib.pymem_pace_sweeper, min(self.pacer.trigger()[0], _NEVER))
+
+    def _sweep_background(self, ns: float) -> None:
+        """Sweep as far as time allows: all the time on a P that is idle, else a few spans whenever its turn comes."""
+        if self.clock.procs > self.busy:
+            self._sweep_owed += ns / max(self.costs.sweep_span_ns, 1.0)
+        else:
+            self._sweep_owed += ns * _SWEEP_BATCH / _SLICE
+        most = int(self._sweep_owed)
+        self._sweep_owed -= most
+        if most and self._sweep(most) < most:
+            self._swept_all()
+
+    def _sweep(self, most: int) -> int:
+        self.heap.call(lib.pymem_sweep_some, self._busy_proc, most, self._two)
+        return int(self._two[0])
+
+    def _finish_sweep(self) -> None:
+        """Sweep the rest, the program waiting for it."""
+        if self._swept:
+            return
+        spans = self._sweep(_NEVER)
+        self._pass(spans * self.costs.sweep_span_ns, unused=max(0, self.clock.procs - 1))
+        self._swept_all()
+
+    def _swept_all(self) -> None:
+        self._swept, self._sweep_owed = True, 0.0
+        self._tell(GCPhase.SWEPT, None)
+
+    # ---- collections by hand ----
+
+    def gc(self, proc: int, *, by_record: bool | None = None) -> GCResult:
+        """Collect now, and return when all is swept. Go: runtime.GC."""
+        self._busy_proc = proc
+        self.settle()
+        self.finish_mark()
+        self._finish_sweep()
+        before = self._tally()
+        self.start(TriggerKind.CYCLE, by_record=by_record, forced=True)
+        self.finish_mark()
+        spans = before.spans
+        self._finish_sweep()
+        after = self._tally()
+        self.arm()
+        return GCResult(
+            cycle=self.stats.num_gc,
+            marked_bytes=self.pacer.heap_marked,
+            freed_objects=after.frees - before.frees,
+            freed_bytes=after.freed - before.freed,
+            swept_spans=spans,
+            freed_pages=before.pages - after.pages,
+        )
+
+    def gc_dead(self, proc: int, dead: Any, *, zero_base: int) -> GCResult:
+        """Collect with the world stopped: the objects at `dead` die, all others live. All or nothing."""
+        self._busy_proc = proc
+        self.settle()
+        self.finish_mark()
+        array = addresses(dead)
+        array = array[array != zero_base]
+        out, done = ffi.new("pymem_gc_result *"), ffi.new("uint64_t *")
+        self._sync()
+        heap0 = self.pacer.heap_live
+        self.heap.call(lib.pymem_gc_collect, proc, pointer("uint64_t", array), len(array), done, out)
+        self._stopped_cycle(heap0)
+        return GCResult(
+            cycle=out.cycle,
+            marked_bytes=out.marked_bytes,
+            freed_objects=out.freed_objects,
+            freed_bytes=out.freed_bytes,
+            swept_spans=out.swept_spans,
+            freed_pages=out.freed_pages,
+        )
+
+    def _stopped_cycle(self, heap0: int) -> None:
+        """Account for a cycle that the core has run in one go: all Ps marked, the world stood."""
+        pacer, procs = self.pacer, self.clock.procs
+        cycle = CycleRecord(
+            number=self.stats.num_gc + 1, forced=True, gomaxprocs=procs, start_ns=self.clock.now, heap0=heap0
+        )
+        pacer.heap_live = heap0
+        self._start_pacer(TriggerKind.CYCLE, cycle)
+        self._tell(GCPhase.SWEEP_TERMINATION, cycle)
+        cycle.mark_ns = cycle.start_ns
+        progress = RecordMark(self.heap, self.costs).drain(1e18)
+        self._count(progress)
+        self._stop_world(self.costs.stop_ns + self.costs.term_ns + int(progress.ns / procs), cycle)
+        self.limiter.finish_gc_transition(self.clock.now)
+        self.limiter.start_gc_transition(False, self.clock.now)
+        cycle.term_ns, cycle.heap1 = self.clock.now, heap0
+        pacer.end_cycle(self.clock.now, procs)
+        self._swept = True
+        self._enter(cycle)
+        self._tell(GCPhase.SWEPT, cycle)
+        self.arm()
+
+    # ---- what is known of the heap ----
+
+    def _sync(self) -> None:
+        """Have the pacer know what the heap knows."""
+        now, pacer = self._pace, self.pacer
+        self.heap.call(lib.pymem_read_pace, now)
+        pacer.heap_live = now.heap_live
+        if not self._mark:
+            pacer.heap_scan = now.heap_scan
+        pacer.heap_in_use, pacer.heap_free, pacer.heap_released = (
+            now.heap_in_use,
+            now.heap_free,
+            now.heap_released,
+        )
+        pacer.total_alloc, pacer.total_free = now.total_alloc, now.total_alloc - now.heap_alloc
+        pacer.mapped_ready = now.mapped_ready
+        self._swept = bool(now.sweep_done)
+
+    def _tell_goal(self) -> None:
+        """MemStats shows the goal."""
+        goal = min(self.pacer.heap_goal(), _NEVER)
+        self.heap.call(lib.pymem_set_goal, goal, _NO_QUANTUM, self.pacer.heap_marked)
+
+    def _tally(self) -> _Tally:
+        now = self._pace
+        self.heap.call(lib.pymem_read_pace, now)
+        return _Tally(
+            int(now.frees), int(now.total_alloc - now.heap_alloc), int(now.pages_in_use), int(now.object_spans)
+        )
+
+    def _tell(self, phase: GCPhase, cycle: CycleRecord | None) -> None:
+        if self.observers:
+            number = cycle.number if cycle else self.stats.num_gc
+            event = GCEvent(phase, number, self.clock.now, self.pacer.heap_live)
+            for observer in self.observers:
+                observer(event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    frees: int
+    freed: int
+    pages: int
+    spans: int

@@ -1,0 +1,60 @@
+"""What things cost in virtual time: data, measured on a real machine, never read off a clock while emulating."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Self
+
+from pymem.errors import ConfigError
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["Costs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Nanoseconds of one P's time. The defaults are real Go 1.27.3's, by `python bench/costs.py`."""
+
+    malloc_ns: float = 25.0
+    """An allocation, with what the program does around it."""
+    malloc_byte_ns: float = 0.1
+    """A byte of the slot: clearing and first touch."""
+    mark_byte_ns: float = 0.35
+    """A byte of scan work."""
+    mark_object_ns: float = 6.0
+    """An object marked, besides its bytes."""
+    sweep_span_ns: float = 180.0
+    """A span swept."""
+    stop_ns: int = 15_000
+    """The world stopped to begin a cycle."""
+    term_ns: int = 25_000
+    """The world stopped to end marking."""
+    scavenge_page_ns: float = 900.0
+    """A page of 8,192 bytes given back to the operating system, and faulted in again later."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int | float) or not 0 <= value < 1e9:
+                raise ConfigError(f"costs: {field.name}={value!r}: give nanoseconds, from 0 to below 1e9")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read costs from a JSON file, as `save` and `bench/costs.py` write it."""
+        try:
+            with open(path, encoding="utf-8") as file:
+                data = json.load(file)
+            return cls(**data)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"{path}: not a file of costs ({error}): write one with Costs.save or bench/costs.py"
+            ) from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the costs as a JSON object, one number a name."""
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(asdict(self), file, indent=1)
+            file.write("\n")

@@ -1,0 +1,120 @@
+"""Marking by the nanosecond: how far a mark gets in so much processor time, whoever says what lives.
+
+A graph is marked object by object, and what it takes is known afterwards. A record marks all at once, so its work is
+known from the start and is only paid off.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from pymem._native import ffi, lib
+
+if TYPE_CHECKING:
+    from pymem._heap import Heap
+    from pymem.gc.costs import Costs
+
+__all__ = ["GraphMark", "Mark", "Progress", "RecordMark"]
+
+
+class Progress(NamedTuple):
+    """What some marking came to."""
+
+    heap: int
+    """Bytes of scan work in the heap."""
+    stacks: int
+    globals: int
+    ns: float
+    """Processor time it took."""
+    finished: bool
+    """Nothing is left to mark."""
+
+    @property
+    def work(self) -> int:
+        """Bytes of scan work."""
+        return self.heap + self.stacks + self.globals
+
+
+class Mark(Protocol):
+    """A mark under way."""
+
+    def drain(self, ns: float) -> Progress:
+        """Mark for so much processor time, or until nothing is left."""
+
+    def drain_work(self, work: int) -> Progress:
+        """Mark so many bytes of scan work, or until nothing is left."""
+
+
+class RecordMark:
+    """The marks are there; what finding them would have cost is paid off evenly."""
+
+    __slots__ = ("_done", "_ns", "_ns_done", "_work")
+
+    def __init__(self, heap: Heap, costs: Costs) -> None:
+        totals = ffi.new("pymem_mark_totals *")
+        heap.call(lib.pymem_mark_get, totals)
+        self._work = int(totals.heap_scan)
+        self._ns = self._work * costs.mark_byte_ns + int(totals.objects_marked) * costs.mark_object_ns
+        self._done = 0
+        self._ns_done = 0.0
+
+    def drain(self, ns: float) -> Progress:
+        """Mark for so much processor time, or until nothing is left."""
+        left = self._ns - self._ns_done
+        if ns >= left:
+            return self._step(self._work - self._done, left)
+        return self._step(int(self._work * ((self._ns_done + ns) / self._ns)) - self._done, ns)
+
+    def drain_work(self, work: int) -> Progress:
+        """Mark so many bytes of scan work, or until nothing is left."""
+        left = self._work - self._done
+        if work >= left:
+            return self._step(left, self._ns - self._ns_done)
+        return self._step(work, min(work * (self._ns / self._work), self._ns - self._ns_done))
+
+    def _step(self, work: int, ns: float) -> Progress:
+        self._done += work
+        self._ns_done += ns
+        finished = self._done >= self._work and self._ns_done >= self._ns
+        return Progress(work, 0, 0, ns, finished)
+
+
+class GraphMark:
+    """The core marks. A budget of time becomes one of bytes by what a byte has cost so far in this cycle."""
+
+    __slots__ = ("_costs", "_debt", "_heap", "_ns", "_out", "_work")
+
+    def __init__(self, heap: Heap, costs: Costs) -> None:
+        self._heap = heap
+        self._costs = costs
+        self._out = ffi.new("pymem_mark_progress *")
+        self._debt = 0.0  # ns that past budgets were overdrawn by
+        self._ns = 0.0
+        self._work = 0
+
+    def drain(self, ns: float) -> Progress:
+        """Mark for so much processor time, or until nothing is left."""
+        if ns <= self._debt:
+            self._debt -= ns
+            return Progress(0, 0, 0, ns, finished=False)
+        free, self._debt = ns - self._debt, 0.0
+        byte_ns = self._ns / self._work if self._work else self._costs.mark_byte_ns
+        done = self._drain(max(1, int(free / byte_ns) if byte_ns else 1 << 62))
+        if done.finished:
+            return done._replace(ns=min(done.ns + ns - free, ns))
+        self._debt = max(0.0, done.ns - free)
+        return done._replace(ns=ns)
+
+    def drain_work(self, work: int) -> Progress:
+        """Mark so many bytes of scan work, or until nothing is left."""
+        return self._drain(max(work, 1))
+
+    def _drain(self, work: int) -> Progress:
+        out = self._out
+        self._heap.call(lib.pymem_mark_drain, work, out)
+        heap, stacks, roots = int(out.heap_scan), int(out.stack_scan), int(out.globals_scan)
+        scanned = heap + stacks + roots
+        ns = scanned * self._costs.mark_byte_ns + int(out.objects) * self._costs.mark_object_ns
+        self._ns += ns
+        self._work += scanned
+        return Progress(heap, stacks, roots, ns, bool(out.idle))
