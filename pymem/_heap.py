@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pymem._native import check, ffi, lib
 from pymem.errors import ClosedError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pymem._arrays import UInt64s
 
 __all__ = ["Heap"]
 
@@ -20,7 +25,7 @@ class Heap:
     Closing drops the reference; the memory goes when no call in another thread still holds it.
     """
 
-    __slots__ = ("_handle",)
+    __slots__ = ("_handle", "armed", "on_stop")
 
     def __init__(
         self, *, arena_base: int, address_space: int, padding_pages: int = 0, birth_fault: int = 0
@@ -44,6 +49,11 @@ class Heap:
         if lib.pymem_heap_new(config, out) != lib.PYMEM_OK:
             raise MemoryError("no memory for a new heap")
         self._handle: Any = ffi.gc(out[0], lib.pymem_heap_free)
+        self.armed = False
+        """Whether stops may come. Writer: the collector."""
+        self.on_stop: Callable[[int, int, UInt64s | None], None] | None = None
+        """Called with the processor, why, and the objects that the allocator's caller does not hold yet, where an
+        allocation came back early; then it goes on."""
 
     @property
     def handle(self) -> Any:
@@ -60,6 +70,12 @@ class Heap:
     def close(self) -> None:
         """Give the heap's memory back. Closing twice is no error."""
         self._handle = None
+
+    def stopped(self, proc: int, fresh: UInt64s | None) -> None:
+        """After an allocation: have the collector act if a stop is due."""
+        due = lib.pymem_stop_due(self.handle)
+        if due and self.on_stop:
+            self.on_stop(proc, due, fresh)
 
     def call(self, function: Any, *args: Any) -> None:
         """Call a function of the core on this heap and raise what its status means."""

@@ -14,6 +14,8 @@ from pymem.gotypes import GoType, TypeTable
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from collections.abc import Callable
+
     from pymem._heap import Heap
 
 __all__ = ["ZERO_BASE", "malloc", "malloc_batch"]
@@ -33,7 +35,17 @@ def malloc(
         return ZERO_BASE
     out = ffi.new("uint64_t *")
     heap.call(lib.pymem_malloc, proc, nbytes, noscan, id_, out)
+    if heap.armed:
+        while not _made(heap, proc, out):
+            heap.call(lib.pymem_malloc, proc, nbytes, noscan, id_, out)
     return int(out[0])
+
+
+def _made(heap: Heap, proc: int, out: Any) -> bool:
+    """Have the collector act; tell whether the object was made, not sent to assist first."""
+    made = bool(out[0])
+    heap.stopped(proc, np.array([out[0]], np.uint64) if made else None)
+    return made
 
 
 def malloc_batch(
@@ -113,7 +125,7 @@ def _same(heap: Heap, proc: int, size: int, kind: tuple[int, bool], addrs: UInt6
     if size == 0:
         addrs.fill(ZERO_BASE)
     else:
-        _run(heap, lib.pymem_malloc_same, (proc, size, noscan, id_), addrs)
+        _run(heap, proc, lib.pymem_malloc_same, lambda at: (size, noscan, id_), addrs)
 
 
 def _each(heap: Heap, proc: int, each: UInt64s, kinds: _Kinds, addrs: UInt64s) -> None:
@@ -121,14 +133,16 @@ def _each(heap: Heap, proc: int, each: UInt64s, kinds: _Kinds, addrs: UInt64s) -
         _with_zeros(heap, proc, each, kinds, addrs)
         return
     ids, noscan = kinds
-    args = (
-        proc,
-        pointer("uint64_t", each),
-        ffi.NULL if isinstance(noscan, bool) else pointer("uint8_t", noscan),
-        noscan is True,
-        ffi.NULL if ids is None else pointer("uint32_t", ids),
-    )
-    _run(heap, lib.pymem_malloc_each, args, addrs)
+
+    def args(at: int) -> tuple[Any, ...]:
+        return (
+            pointer("uint64_t", each[at:]),
+            ffi.NULL if isinstance(noscan, bool) else pointer("uint8_t", noscan[at:]),
+            noscan is True,
+            ffi.NULL if ids is None else pointer("uint32_t", ids[at:]),
+        )
+
+    _run(heap, proc, lib.pymem_malloc_each, args, addrs)
 
 
 def _with_zeros(heap: Heap, proc: int, each: UInt64s, kinds: _Kinds, addrs: UInt64s) -> None:
@@ -142,9 +156,19 @@ def _with_zeros(heap: Heap, proc: int, each: UInt64s, kinds: _Kinds, addrs: UInt
         addrs[some] = placed
 
 
-def _run(heap: Heap, function: Any, args: tuple[Any, ...], addrs: UInt64s) -> None:
-    done = ffi.new("uint64_t *")
-    try:
-        heap.call(function, *args, len(addrs), pointer("uint64_t", addrs), done)
-    except MemoryError as error:
-        raise MemoryError(f"{error} ({done[0]} of {len(addrs)} objects were made and stay)") from None
+def _run(
+    heap: Heap, proc: int, function: Any, args: Callable[[int], tuple[Any, ...]], addrs: UInt64s
+) -> None:
+    """Allocate until all are made, the collector acting at every stop; args(at): of the objects from `at` on."""
+    done, at, n = ffi.new("uint64_t *"), 0, len(addrs)
+    while True:
+        try:
+            heap.call(function, proc, *args(at), n - at, pointer("uint64_t", addrs[at:]), done)
+        except MemoryError as error:
+            made = at + done[0]
+            raise MemoryError(f"{error} ({made} of {n} objects were made and stay)") from None
+        at += done[0]
+        if heap.armed:
+            heap.stopped(proc, addrs[:at])
+        if at == n:
+            return

@@ -188,14 +188,19 @@ class Collector:
         self.busy = busy
         self.arm()
 
-    def stopped(self, proc: int, due: int) -> None:
-        """Do what an allocation on proc came back for; it goes on when this returns."""
+    def stopped(self, proc: int, due: int, fresh: UInt64s | None = None) -> None:
+        """Do what an allocation on proc came back for; it goes on when this returns.
+
+        fresh: objects that the call has made and the program does not hold yet. They are on its stack, so to say.
+        """
         self._busy_proc = proc
+        self._fresh = fresh
         self.settle()
         if due & lib.PYMEM_STOP_ASSIST and self._mark:
             self._assist(proc)
         if not self._mark:
             self._test_trigger()
+        self._fresh = None
         self.arm()
 
     def arm(self) -> None:
