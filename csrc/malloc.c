@@ -188,7 +188,8 @@ static inline void spend(pymem_heap *h, uint64_t objects, uint64_t bytes) {
 /* Go: gcmarknewobject */
 static mspan *mark_new(pymem_heap *h, uint64_t addr) {
     mspan *s = mheap_span_of(h, addr);
-    bit_set(s->mark_bits, span_slot_of(s, addr));
+    if (h->mark) mark_new_object(h, s, span_slot_of(s, addr));
+    else bit_set(s->mark_bits, span_slot_of(s, addr));
     s->page_mark = 1;
     h->marks.objects_marked++;
     h->marks.bytes_marked += s->elem_size;
