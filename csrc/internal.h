@@ -407,6 +407,11 @@ void memory_new_objects(pymem_heap *h, const uint64_t *addrs, uint64_t n, const 
                         const uint32_t *types, uint32_t type); /* sizes or size, types or type */
 int memory_type_add(pymem_heap *h, uint32_t id, uint64_t size, uint64_t ptrdata, const uint64_t *mask, uint64_t words);
 const type_map *memory_type(const pymem_heap *h, uint64_t type); /* NULL: every word may be a pointer */
+/* Bytes of an object of so many bytes up to its last pointer: whole elements but for the last one's tail. */
+static inline uint64_t type_scan_size(const pymem_heap *h, uint32_t type, uint64_t size) {
+    const type_map *t = type && h->memory ? memory_type(h, type) : NULL;
+    return !t || size < t->size ? size : size / t->size * t->size - t->size + t->ptrdata;
+}
 uint64_t memory_read_bits(const object_memory *m, uint64_t page, uint64_t elem_size, uint32_t slot);
 char *memory_at(const pymem_heap *h, uint64_t addr);
 bool memory_is_target(const pymem_heap *h, uint64_t addr);
@@ -458,14 +463,6 @@ void stack_free_spans(pymem_heap *h, proc *p);
 /* ---- proc.c ---- */
 int proc_new(pymem_heap *h, int32_t *id);
 int proc_destroy(pymem_heap *h, proc *p, int32_t id);
-
-/* ---- types ---- */
-/* TEMPORARY until mark is merged */
-static inline uint64_t type_scan_size(const pymem_heap *h, uint32_t type, uint64_t size) {
-    (void)h;
-    (void)type;
-    return size;
-}
 
 /* ---- mgc.c ---- */
 int gc_begin(pymem_heap *h, proc *p);

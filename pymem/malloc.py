@@ -12,9 +12,9 @@ from pymem.errors import SizeError
 from pymem.gotypes import GoType, TypeTable
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from collections.abc import Callable
+
+    import numpy.typing as npt
 
     from pymem._heap import Heap
 

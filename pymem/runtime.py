@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from pymem import inspect
+from pymem._arrays import addresses, pointer
 from pymem._heap import Heap
-from pymem._native import lib
-from pymem.gc.cycle import GCResult, collect
+from pymem._native import ffi, lib
+from pymem.errors import ConfigError
+from pymem.gc.costs import Costs
+from pymem.gc.cycle import Collector, GCEvent, GCResult, Liveness
+from pymem.gc.gonumbers import MAX_INT64
+from pymem.gc.pacer import GoPacer
+from pymem.gc.state import GCStats
 from pymem.gotypes import GoType, TypeTable
 from pymem.malloc import ZERO_BASE, malloc, malloc_batch
 from pymem.sched import Cache, Goroutine, Scheduler
@@ -16,21 +22,19 @@ from pymem.stats.memstats import MemStats, read_mem_stats
 from pymem.units import parse_gogc, parse_memory_limit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     import numpy.typing as npt
 
     from pymem._arrays import UInt64s
+    from pymem.gc.protocol import Pacer
 
 __all__ = ["ZERO_BASE", "Runtime"]
 
-_HEAP_MINIMUM = 4 << 20
-"""Bytes: the smallest goal at GOGC=100."""
-_GOAL_OFF = (1 << 64) - 1
-
 
 class Runtime:
-    """Go 1.27's heap with its processors: allocate, collect, read `MemStats`, look inside.
+    """Go 1.27's heap with its processors and its collector: allocate, collect, read `MemStats`, look inside.
 
     Addresses and statistics are those of a real Go process in which nothing but the calls made here allocated anything.
     A runtime has one owner at a time: a second thread that comes in meanwhile gets `ThreadError`. A call that runs out
@@ -38,9 +42,15 @@ class Runtime:
 
     Args:
         gomaxprocs: processors (Ps), each with an mcache and a page cache.
-        gogc: percentage, or "off". It sets the goal that `MemStats.next_gc` shows, no more: nothing is collected until
-            `gc()` is called. Pacing belongs to the coming concurrent collector. In the goal, stacks and globals are 0.
-        memory_limit: bytes, "64MiB" as GOMEMLIMIT has it, or None or "off". Enters the goal, as gogc does.
+        gogc: percentage, or "off" (the default here; Go's is 100): when the heap has grown by so much over what lived
+            after the last cycle, the next one shall be over.
+        memory_limit: bytes, "64MiB" as GOMEMLIMIT has it, or None or "off". With a limit cycles start earlier where
+            they must, also with gogc="off".
+        liveness: "graph": what can be reached from the roots lives. "record": all lives that `declare_dead` was not
+            told of. It says who is collected by cycles that start by themselves and by `gc()`.
+        costs: what things cost in virtual time.
+        pacer: when cycles start and how hard they work; None: Go's. See `pymem.gc.protocol.Pacer`.
+        start_unix_ns: date of the process's birth for `MemStats`, ns since 1970. Virtual time itself begins at 0.
         cache: "p" is Go's; "goroutine" gives each goroutine a cache of its own, to compare.
         arena_base: address of the first arena, a multiple of 64 MB. Go's default when the base is not randomised.
         address_space: bytes that the heap may map before it is out of memory.
@@ -48,7 +58,7 @@ class Runtime:
 
     """
 
-    __slots__ = ("_gogc", "_heap", "_marked", "_memory_limit", "_sched", "_types")
+    __slots__ = ("_gc", "_gc_stats", "_heap", "_sched", "_types")
 
     def __init__(
         self,
@@ -56,20 +66,36 @@ class Runtime:
         gomaxprocs: int = 1,
         gogc: int | str | None = "off",
         memory_limit: int | str | None = None,
+        liveness: Liveness = "graph",
+        costs: Costs | None = None,
+        pacer: Pacer | None = None,
+        start_unix_ns: int = 0,
         cache: Cache = "p",
         arena_base: int = 0xC000000000,
         address_space: int = 1 << 40,
         heap_padding_pages: int = 0,
     ) -> None:
-        self._gogc = parse_gogc(gogc)
-        self._memory_limit = parse_memory_limit(memory_limit)
-        self._marked = 0
+        percent, limit = parse_gogc(gogc), parse_memory_limit(memory_limit)
+        if liveness not in ("graph", "record"):
+            raise ConfigError(f"liveness={liveness!r}: give 'graph' or 'record'")
         self._heap = Heap(
             arena_base=arena_base, address_space=address_space, padding_pages=heap_padding_pages
         )
         self._types = TypeTable()
         self._sched = Scheduler(self._heap, self._types, gomaxprocs=gomaxprocs, cache=cache)
-        self._set_goal()
+        pacer = GoPacer() if pacer is None else pacer
+        pacer.set_gc_percent(-1 if percent is None else percent)
+        pacer.set_memory_limit(limit)
+        self._gc_stats = GCStats(start_unix_ns=start_unix_ns)
+        self._gc = Collector(
+            self._heap,
+            pacer=pacer,
+            procs=self._sched.procs,
+            costs=Costs() if costs is None else costs,
+            liveness=liveness,
+            stats=self._gc_stats,
+        )
+        self._gc.commit()
 
     # ---- its life ----
 
@@ -103,7 +129,9 @@ class Runtime:
         _ = self._heap.handle
         before = self._sched.gomaxprocs
         if n is not None:
+            self._gc.settle()
             self._sched.resize(self._sched.proc_count(n))
+            self._gc.resize(self._sched.gomaxprocs)
         return before
 
     def go(self, name: str | None = None, *, p: int | None = None) -> Goroutine:
@@ -165,22 +193,82 @@ class Runtime:
     # ---- collection ----
 
     def gc(self, dead: npt.ArrayLike | None = None, *, p: int = 0) -> GCResult:
-        """Collect with the world stopped: the objects at the addresses `dead` die, all others live. Go: runtime.GC.
+        """Collect now, and return when all is swept. P p is the one that called. Go: runtime.GC.
 
-        The sweep is finished on return. A 16-byte block of tiny objects is freed with the last of them. One address
-        that is no living object's (foreign, freed, or named twice) raises AddressError, and then nothing has died. What
-        a real collector allocates for itself (work buffers, workers) is not emulated here. P p is the one that called.
+        Without `dead`, what lives is found as `liveness` has it. With it the world is stopped throughout, the objects
+        at the addresses `dead` die and all others live. One address that is no living object's (foreign, freed, or
+        named twice) raises AddressError, and then nothing has died. A 16-byte block of tiny objects is freed with the
+        last of them. What a real collector allocates for itself (work buffers, workers) is not emulated here.
         """
-        result = collect(self._heap, dead, proc=self._sched.proc(p), zero_base=ZERO_BASE)
-        self._marked = result.marked_bytes
-        self._set_goal()
-        return result
+        proc = self._sched.proc(p)
+        if dead is not None:
+            return self._gc.gc_dead(proc, dead, zero_base=ZERO_BASE)
+        return self._gc.gc(proc)
 
-    def _set_goal(self) -> None:
-        goal = _GOAL_OFF
-        if self._gogc is not None:
-            goal = max(self._marked + self._marked * self._gogc // 100, _HEAP_MINIMUM * self._gogc // 100)
-        self._heap.call(lib.pymem_set_goal, min(goal, _GOAL_OFF), self._memory_limit, self._marked)
+    def declare_dead(self, dead: npt.ArrayLike) -> None:
+        """Say that the objects at these addresses are unreachable from now on: liveness="record" collects them.
+
+        AddressError for an address that is no living object's; then none of them has died.
+        """
+        array = addresses(dead)
+        array = array[array != ZERO_BASE]
+        done = ffi.new("uint64_t *")
+        self._heap.call(lib.pymem_mark_dead, pointer("uint64_t", array), len(array), done)
+
+    def set_gc_percent(self, gogc: int | str | None) -> int:
+        """Change GOGC (percent, "off" or any negative number) and return what it was, -1 for off.
+
+        Go: debug.SetGCPercent.
+        """
+        percent = parse_gogc(gogc)
+        self._gc.settle()
+        before = self._gc.pacer.set_gc_percent(-1 if percent is None else percent)
+        self._gc.commit()
+        return before
+
+    def set_memory_limit(self, limit: int | str | None) -> int:
+        """Change the memory limit (bytes, "64MiB", "off") and return what it was; a negative number only asks.
+
+        Go: debug.SetMemoryLimit.
+        """
+        if isinstance(limit, int) and limit < 0:
+            return self._gc.pacer.memory_limit
+        parsed = parse_memory_limit(limit)
+        self._gc.settle()
+        before = self._gc.pacer.set_memory_limit(parsed)
+        self._gc.commit()
+        return before
+
+    @property
+    def memory_limit(self) -> int:
+        """GOMEMLIMIT in bytes, 2**63 - 1 for none."""
+        return min(self._gc.pacer.memory_limit, MAX_INT64)
+
+    def on_gc(self, observer: Callable[[GCEvent], None]) -> None:
+        """Call the observer at every step of every cycle from now on. It may look at the runtime, not change it."""
+        self._gc.observers.append(observer)
+
+    @property
+    def gc_stats(self) -> GCStats:
+        """What the collector did so far, cycle by cycle."""
+        return self._gc_stats
+
+    # ---- virtual time ----
+
+    @property
+    def now(self) -> int:
+        """Virtual time: nanoseconds since the process began."""
+        self._gc.settle()
+        return self._gc.clock.now
+
+    def work(self, ns: float) -> None:
+        """Let the program compute for so many nanoseconds of its own time; the background goes on beside it."""
+        self._gc.charge(_duration(ns))
+        self._gc.settle()
+
+    def sleep(self, ns: float) -> None:
+        """Let so many nanoseconds pass in which the program does nothing."""
+        self._gc.sleep(_duration(ns))
 
     # ---- statistics ----
 
@@ -189,6 +277,7 @@ class Runtime:
 
         flush=False looks without touching: objects in spans that a cache holds are then not counted yet.
         """
+        self._gc.settle()
         return read_mem_stats(self._heap, proc=self._sched.proc(p), flush=flush)
 
     @property
@@ -225,3 +314,9 @@ class Runtime:
     def arena_map(self) -> npt.NDArray[Any]:
         """Return the state of every page of the heap in address order, dtype `pymem.inspect.PAGE`."""
         return inspect.arena_map(self._heap)
+
+
+def _duration(ns: float) -> float:
+    if not 0 <= ns < 1 << 62:
+        raise ConfigError(f"{ns!r} ns: give a time from 0 to below 2**62 ns")
+    return ns

@@ -123,14 +123,15 @@ class Goroutine:
 class Scheduler:
     """The processors of a runtime, and its goroutines."""
 
-    __slots__ = ("_procs", "cache", "goroutines", "heap", "last_id", "types")
+    __slots__ = ("cache", "goroutines", "heap", "last_id", "procs", "types")
 
     def __init__(self, heap: Heap, types: TypeTable, *, gomaxprocs: int, cache: Cache) -> None:
         if cache not in ("p", "goroutine"):
             raise ConfigError(f"cache={cache!r}: give 'p' (Go's) or 'goroutine' (the textbook's)")
         self.heap = heap
         self.types = types
-        self._procs: list[int] = []  # the core's numbers, by P
+        self.procs: list[int] = []
+        """The core's numbers, by P. Always the same list."""
         self.cache = cache
         self.goroutines: dict[int, Goroutine] = {}
         self.last_id = 0
@@ -152,16 +153,16 @@ class Scheduler:
     @property
     def gomaxprocs(self) -> int:
         """How many Ps there are."""
-        return len(self._procs)
+        return len(self.procs)
 
     def proc(self, p: int) -> int:
         """Return the core's number of a P."""
         try:
             if p >= 0:
-                return self._procs[p]
+                return self.procs[p]
         except (IndexError, TypeError):
             pass
-        raise ConfigError(f"there is no P {p!r}: this runtime has P 0 to P {len(self._procs) - 1}")
+        raise ConfigError(f"there is no P {p!r}: this runtime has P 0 to P {len(self.procs) - 1}")
 
     def _new_proc(self) -> int:
         out = ffi.new("int32_t *")
@@ -170,10 +171,10 @@ class Scheduler:
 
     def resize(self, n: int) -> None:
         """Have n Ps. New ones start empty; those that go give back their caches. Go: procresize."""
-        before = len(self._procs)
+        before = len(self.procs)
         try:
-            while len(self._procs) < n:
-                self._procs.append(self._new_proc())
+            while len(self.procs) < n:
+                self.procs.append(self._new_proc())
         except MemoryError:
             self._destroy_procs(before)
             raise
@@ -183,9 +184,9 @@ class Scheduler:
         self._destroy_procs(n)
 
     def _destroy_procs(self, keep: int) -> None:
-        while len(self._procs) > keep:
-            self.heap.call(lib.pymem_proc_destroy, self._procs[keep])
-            del self._procs[keep]
+        while len(self.procs) > keep:
+            self.heap.call(lib.pymem_proc_destroy, self.procs[keep])
+            del self.procs[keep]
 
     # ---- goroutines ----
 

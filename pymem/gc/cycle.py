@@ -31,6 +31,7 @@ from pymem.gc.state import CycleRecord, GCStats
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pymem._arrays import UInt64s
     from pymem._heap import Heap
     from pymem.gc.costs import Costs
     from pymem.gc.marking import Mark, Progress
@@ -139,7 +140,9 @@ class Collector:
         self._pace = ffi.new("pymem_pace_info *")
         self._two = ffi.new("uint64_t[2]")
         self._busy_proc = procs[0] if procs else -1
-        self.arm()
+        self._fresh: UInt64s | None = None
+        self._pins: int | None = None  # root set of what a call has made and its caller does not hold yet
+        heap.on_stop = self.stopped
 
     # ---- settings ----
 
@@ -175,7 +178,9 @@ class Collector:
         self.heap.call(lib.pymem_work_done, self._two, self._two + 1)
         objects, size = int(self._two[0]), int(self._two[1])
         costs = self.costs
-        self._program_ns += (objects - self._work[0]) * costs.malloc_ns + (size - self._work[1]) * costs.malloc_byte_ns
+        self._program_ns += (objects - self._work[0]) * costs.malloc_ns + (
+            size - self._work[1]
+        ) * costs.malloc_byte_ns
         self._work = objects, size
         ns, self._program_ns = self._program_ns, 0.0
         self._run(ns)
@@ -298,6 +303,7 @@ class Collector:
             heap.call(lib.pymem_mark_start, assists)
             self._mark = RecordMark(heap, self.costs)
         else:
+            self._pin()
             heap.call(lib.pymem_mark_start_graph, assists)
             self._mark = GraphMark(heap, self.costs)
         pacer.blacken_enabled = True
@@ -305,6 +311,21 @@ class Collector:
         cycle.mark_ns = self.clock.now
         self.record = cycle
         self._tell(GCPhase.MARK, cycle)
+
+    def _pin(self) -> None:
+        """Make roots of the objects that only the allocator's caller could name yet."""
+        if self._fresh is None or not len(self._fresh):
+            return
+        out = ffi.new("uint32_t *")
+        self.heap.call(lib.pymem_roots_new, lib.PYMEM_ROOTS_STACK, out)
+        self._pins = int(out[0])
+        self.heap.call(lib.pymem_roots_resize, self._pins, len(self._fresh))
+        self.heap.call(lib.pymem_roots_set, self._pins, 0, pointer("uint64_t", self._fresh), len(self._fresh))
+
+    def _unpin(self) -> None:
+        if self._pins is not None:
+            self.heap.call(lib.pymem_roots_free, self._pins)
+            self._pins = None
 
     def _start_pacer(self, kind: TriggerKind, cycle: CycleRecord) -> None:
         pacer, now = self.pacer, self.clock.now
@@ -415,6 +436,7 @@ class Collector:
         pacer.end_cycle(cycle.term_ns, self.clock.procs)
         self._mark, self.record = None, None
         heap.call(lib.pymem_mark_stop)
+        self._unpin()
         heap.call(lib.pymem_gc_flip)
         self._swept = False
         self._enter(cycle)
@@ -589,7 +611,10 @@ class Collector:
         now = self._pace
         self.heap.call(lib.pymem_read_pace, now)
         return _Tally(
-            int(now.frees), int(now.total_alloc - now.heap_alloc), int(now.pages_in_use), int(now.object_spans)
+            int(now.frees),
+            int(now.total_alloc - now.heap_alloc),
+            int(now.pages_in_use),
+            int(now.object_spans),
         )
 
     def _tell(self, phase: GCPhase, cycle: CycleRecord | None) -> None:
