@@ -55,6 +55,10 @@ class EventSource(Protocol):
         """Pages at its front that hold nothing."""
 
     @property
+    def procs(self) -> int:
+        """Ps of the recorded program."""
+
+    @property
     def tier(self) -> str:
         """Where it comes from; `exact` has its sweeps replayed as recorded."""
 
@@ -145,12 +149,23 @@ def read_misses(function: Callable[[Any, Any, int], int], handle: Any) -> list[R
 class Player:
     """A heap and a replay on it, fed with columns; what `replay` and `check` are made of. Close it, or use `with`."""
 
-    def __init__(self, source: EventSource, *, follow: bool, address_space: int = ADDRESS_SPACE) -> None:
+    def __init__(
+        self,
+        source: EventSource,
+        *,
+        follow: bool = False,
+        procs: int | None = None,
+        address_space: int = ADDRESS_SPACE,
+    ) -> None:
+        """Begin. procs: collections are the caller's, on so many Ps; None: the record's."""
         self.heap = Heap(
             arena_base=source.arena_base, address_space=address_space, padding_pages=source.padding_pages
         )
         out = ffi.new("pymem_replay **")
-        self.heap.call(lib.pymem_replay_new, int(follow), 1, out)
+        mode = lib.PYMEM_REPLAY_FOLLOW if follow else lib.PYMEM_REPLAY_TURNS
+        if procs is not None:
+            mode = lib.PYMEM_REPLAY_OWN
+        self.heap.call(lib.pymem_replay_new, mode, procs or 1, out)
         self._replay = out[0]
         self.rows = 0
         self._row_times: list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.uint8]]] = []
@@ -169,29 +184,40 @@ class Player:
 
     def play(self, columns: Columns, *, at_stats: Callable[[], None] | None = None) -> None:
         """Run all rows; `at_stats` is called where the recorded program read its MemStats. Raises `RecordingError`."""
+        for _, why in self.steps(columns):
+            if why and at_stats:
+                at_stats()
+        self._remember_flips(columns)
+
+    def steps(self, columns: Columns, *, most: int | None = None) -> Iterator[tuple[int, int]]:
+        """Run rows, and yield (the next row, enum pymem_replay_stopped) wherever they stop, also after `most` rows.
+
+        Raises `RecordingError` for rows that contradict each other.
+        """
         c = ffi.new("pymem_columns *")
         keep = [pointer(ctype, getattr(columns, name)) for name, ctype in _CTYPES.items()]
         for name, buffer in zip(_CTYPES, keep, strict=True):
             setattr(c, name, buffer)
-        c.n = len(columns)
-        row, stopped = ffi.new("uint64_t *", 0), ffi.new("int *")
-        while row[0] < c.n:
-            status = lib.pymem_replay_run(self._replay, c, row, stopped)
+        row, why = ffi.new("uint64_t *", 0), ffi.new("int *")
+        while row[0] < len(columns):
+            c.n = len(columns) if most is None else min(row[0] + most, len(columns))
+            status = lib.pymem_replay_run(self._replay, c, row, why)
             if status:
-                kind = int(columns.kind[row[0]]) if row[0] < c.n else 0
-                name = Event(kind).name if kind in set(Event) else str(kind)
-                check_status(status, self.heap.handle, context=f"event {self.rows + int(row[0]):,} ({name})")
-            if stopped[0] and at_stats:
-                at_stats()
-        self._remember_flips(columns)
+                self._raise(status, columns, int(row[0]))
+            yield int(row[0]), int(why[0])
         self.rows += len(columns)
+
+    def _raise(self, status: int, columns: Columns, row: int) -> None:
+        kind = int(columns.kind[row]) if row < len(columns) else 0
+        name = Event(kind).name if kind in set(Event) else str(kind)
+        check_status(status, self.heap.handle, context=f"event {self.rows + row:,} ({name})")
 
     def _remember_flips(self, columns: Columns) -> None:
         """Keep when cycles turned and which were forced; the rest of a chunk may go."""
         turning = np.flatnonzero((columns.kind == Event.FLIP) | (columns.kind == Event.GC_END))
         if len(turning):
             flags = np.where(columns.kind[turning] == Event.GC_END, 2 + (columns.flags[turning] & 1), 0)
-            self._row_times.append((self.rows, columns.time[turning], flags.astype(np.uint8)))
+            self._row_times.append((self.rows - len(columns), columns.time[turning], flags.astype(np.uint8)))
 
     def counts(self) -> dict[str, dict[Event, int]]:
         """Return rows run (`events`), compared and matched, by kind."""
@@ -237,7 +263,7 @@ class Player:
         return read_mem_stats(self.heap, proc=lib.PYMEM_NO_PROC, flush=False)
 
 
-def _type_uses(heap: Heap, types: Sequence[WorkloadType]) -> tuple[TypeUse, ...]:
+def type_uses(heap: Heap, types: Sequence[WorkloadType]) -> tuple[TypeUse, ...]:
     objects, held = (np.zeros(max(len(types), 1), np.uint64) for _ in range(2))
     heap.call(lib.pymem_type_use, pointer("uint64_t", objects), pointer("uint64_t", held), len(objects))
     order = np.argsort(held, kind="stable")[::-1]
@@ -246,7 +272,7 @@ def _type_uses(heap: Heap, types: Sequence[WorkloadType]) -> tuple[TypeUse, ...]
     )
 
 
-def _class_uses(heap: Heap) -> tuple[ClassUse, ...]:
+def class_uses(heap: Heap) -> tuple[ClassUse, ...]:
     table = spans(heap)
     objects = table[table["state"] == 1]
     uses = []
@@ -297,8 +323,8 @@ def replay(source: EventSource, *, progress: Callable[[int, int], None] | None =
             cycles=player.cycles(),
             memstats=read_mem_stats(player.heap, proc=lib.PYMEM_NO_PROC, flush=True),
             seconds=seconds,
-            heap_by_type=_type_uses(player.heap, source.types),
-            fragmentation=_class_uses(player.heap),
+            heap_by_type=type_uses(player.heap, source.types),
+            fragmentation=class_uses(player.heap),
             compared=counts["compared"][Event.ALLOC],
             matched=counts["matched"][Event.ALLOC],
         )

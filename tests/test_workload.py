@@ -432,6 +432,7 @@ def test_chunks_do_not_matter() -> None:
 
     class Cut:
         types, arena_base, padding_pages, tier = workload.types, workload.arena_base, 0, "arrays"
+        procs = workload.procs
 
         def chunks(self, size: int = 0) -> Any:
             return workload.chunks(97)

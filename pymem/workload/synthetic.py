@@ -119,6 +119,7 @@ class Stream:
     arena_base: int = ARENA_BASE
     padding_pages: int = 0
     tier: str = "synthetic"
+    procs: int = 1
 
     def __len__(self) -> int:
         return self.n

@@ -1,0 +1,249 @@
+"""A recorded program once more, under settings of one's own: the emulated pacer decides when to collect.
+
+The program's rows (allocations, deaths, stacks) are the record's; its collections are passed over, but for those that
+it asked for. Time is the record's too: between two rows the program works for as long as it did when it was recorded,
+times `time_scale`, and the collector's work is charged by `Costs`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pymem._native import ffi, lib
+from pymem.gc.costs import Costs
+from pymem.gc.cycle import Collector
+from pymem.gc.pacer import GoPacer
+from pymem.gc.state import CycleRecord, GCStats
+from pymem.replay import ADDRESS_SPACE, ClassUse, EventSource, Player, TypeUse, class_uses, type_uses
+from pymem.stats.memstats import MemStats, read_mem_stats
+from pymem.units import parse_gogc, parse_memory_limit
+from pymem.workload.columns import Columns, Event
+from pymem.workload.spread import spread_deaths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from pymem.gc.protocol import Pacer
+
+__all__ = ["TIMELINE", "Rerun", "rerun"]
+
+TIMELINE = np.dtype(
+    [
+        ("time_ns", np.int64),
+        ("heap_live", np.uint64),
+        ("heap_goal", np.uint64),
+        ("heap_in_use", np.uint64),
+        ("heap_released", np.uint64),
+        ("mapped_ready", np.uint64),
+    ]
+)
+"""A sample of the heap, in bytes. mapped_ready: all that Sys counts but for what was given back; what a limit sees."""
+
+_SAMPLE_ROWS = 1 << 14
+_CHUNK = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """What came out under other settings."""
+
+    gogc: int
+    """Percent, -1 for off."""
+    memory_limit: int
+    """Bytes, 2**63 - 1 for none."""
+    gomaxprocs: int
+    events: int
+    cycles: tuple[CycleRecord, ...]
+    memstats: MemStats
+    seconds: float
+    """Wall-clock time of the emulation, decoding excluded."""
+    virtual_ns: int
+    """How long the program took."""
+    timeline: npt.NDArray[Any]
+    """Samples, dtype TIMELINE: some every few thousand events, and one at each step of a cycle."""
+    heap_by_type: tuple[TypeUse, ...]
+    fragmentation: tuple[ClassUse, ...]
+    stats: GCStats
+
+    @property
+    def peak_heap(self) -> int:
+        """Bytes: the largest heap_live at the end of marking, the middle number of gctrace; without a cycle, at all."""
+        if self.cycles:
+            return max(c.heap1 for c in self.cycles)
+        return int(self.timeline["heap_live"].max()) if len(self.timeline) else 0
+
+
+class _Timeline:
+    """Samples of a heap."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+        self._rows: list[tuple[int, ...]] = []
+        collector.observers.append(lambda event: self.sample())
+
+    def sample(self) -> None:
+        pacer = self._collector.pacer
+        self._rows.append(
+            (
+                self._collector.clock.now,
+                pacer.heap_live,
+                min(pacer.heap_goal(), (1 << 64) - 1),
+                pacer.heap_in_use,
+                pacer.heap_released,
+                pacer.mapped_ready,
+            )
+        )
+
+    def array(self) -> npt.NDArray[Any]:
+        return np.array(self._rows, TIMELINE)
+
+
+class _Program:
+    """Rows on a heap with a collector of its own."""
+
+    def __init__(
+        self,
+        source: EventSource,
+        *,
+        pacer: Pacer,
+        procs: int,
+        costs: Costs,
+        time_scale: float,
+        address_space: int,
+    ) -> None:
+        self.player = Player(source, procs=procs, address_space=address_space)
+        self.stats = GCStats()
+        # The program's time comes with its rows, not by what it allocates.
+        costs = replace(costs, malloc_ns=0.0, malloc_byte_ns=0.0)
+        self.collector = Collector(
+            self.player.heap,
+            pacer=pacer,
+            procs=list(range(procs)),
+            costs=costs,
+            liveness="record",
+            stats=self.stats,
+        )
+        self.timeline = _Timeline(self.collector)
+        self._procs = procs
+        self._scale = time_scale
+        self._last: int | None = None
+        self._begun = False
+
+    def play(self, columns: Columns) -> None:
+        """Run all rows, acting wherever a stop is due."""
+        if not self._begun and (columns.kind == Event.ALLOC).any():
+            self._begun = True
+        self.collector.busy = self._busy(columns)
+        for row, why in self.player.steps(columns, most=_SAMPLE_ROWS):
+            self._pass(int(columns.time[max(row - 1, 0)]))
+            if not self._ready():
+                continue
+            proc = self._proc(columns, row)
+            if why == lib.PYMEM_REPLAY_STOP:
+                self.player.heap.stopped(proc, None)
+            elif why == lib.PYMEM_REPLAY_FORCED:
+                self.collector.gc(proc)
+            else:
+                self.collector.settle()
+                self.collector.arm()
+            self.timeline.sample()
+
+    def _ready(self) -> bool:
+        """Say whether there are processors yet: before, nothing can be collected."""
+        if not self._begun:
+            return False
+        out = ffi.new("int64_t *")
+        return bool(lib.pymem_assist_credit(self.player.heap.handle, 0, 0, out) == lib.PYMEM_OK)
+
+    def _pass(self, now: int) -> None:
+        if self._last is not None and now > self._last:
+            self.collector.charge((now - self._last) * self._scale)
+        self._last = now
+
+    def _busy(self, columns: Columns) -> int:
+        """Return how many Ps the program keeps at work: those that allocate a fair share of a chunk."""
+        procs = columns.proc[(columns.kind == Event.ALLOC) & (columns.proc >= 0)]
+        if not len(procs):
+            return 1
+        share = np.bincount(procs % self._procs)
+        return max(1, int((share * 10 >= len(procs)).sum()))
+
+    def _proc(self, columns: Columns, row: int) -> int:
+        proc = int(columns.proc[min(row, len(columns) - 1)])
+        return proc % self._procs if proc >= 0 else 0
+
+
+def rerun(
+    source: EventSource,
+    *,
+    gogc: int | str | None = 100,
+    memory_limit: int | str | None = None,
+    gomaxprocs: int | None = None,
+    costs: Costs | None = None,
+    pacer: Pacer | None = None,
+    time_scale: float = 1.0,
+    spread: bool = True,
+    address_space: int = ADDRESS_SPACE,
+    progress: Callable[[int, int], None] | None = None,
+) -> Rerun:
+    """Run a recorded program under its own pacer and return what came out.
+
+    Args:
+        source: the recording.
+        gogc: percent, or "off".
+        memory_limit: bytes, "64MiB", or None or "off".
+        gomaxprocs: Ps; None: as recorded. The record's P n runs on P n modulo this.
+        costs: what marking and sweeping cost.
+        pacer: a policy of one's own, made for this run; None: Go's.
+        time_scale: the program's time in units of the recorded one; below 1 where recording slowed it down.
+        spread: move deaths from the mark that found them to somewhere since the one before (`spread_deaths`).
+        address_space: bytes that the heap may map.
+        progress: called now and then with (events done, events in all).
+
+    Deterministic but for `seconds`. Raises what `replay` raises.
+
+    """
+    percent, limit = parse_gogc(gogc), parse_memory_limit(memory_limit)
+    procs = source.procs if gomaxprocs is None else gomaxprocs
+    pacer = GoPacer() if pacer is None else pacer
+    pacer.set_gc_percent(-1 if percent is None else percent)
+    pacer.set_memory_limit(limit)
+    program = _Program(
+        source,
+        pacer=pacer,
+        procs=procs,
+        costs=Costs() if costs is None else costs,
+        time_scale=time_scale,
+        address_space=address_space,
+    )
+    with program.player as player:
+        pacer.commit(True)
+        program.collector.arm()
+        seconds = 0.0
+        chunks = source.chunks(_CHUNK)
+        for columns in spread_deaths(chunks) if spread else chunks:
+            started = time.perf_counter()
+            program.play(columns)
+            seconds += time.perf_counter() - started
+            if progress:
+                progress(player.rows, len(source))
+        return Rerun(
+            gogc=pacer.gc_percent,
+            memory_limit=pacer.memory_limit,
+            gomaxprocs=procs,
+            events=player.rows,
+            cycles=tuple(program.stats.cycles),
+            memstats=read_mem_stats(player.heap, proc=lib.PYMEM_NO_PROC, flush=True),
+            seconds=seconds,
+            virtual_ns=program.collector.clock.now,
+            timeline=program.timeline.array(),
+            heap_by_type=type_uses(player.heap, source.types),
+            fragmentation=class_uses(player.heap),
+            stats=program.stats,
+        )
