@@ -58,11 +58,11 @@ def _divided(n: int, places: int) -> str:
 def _scaled(text: str, places: int) -> int:
     """Read a decimal number, times 10^places."""
     whole, _, part = text.partition(".")
-    return int(whole) * 10**places + int(part.ljust(places, "0"))
+    return int(whole + part.ljust(places, "0"))
 
 
 def go_float(x: float) -> str:
-    """Write a float as Go's print does since 1.26: the shortest that reads back, an exponent from 1e+06 and below 1e-04.
+    """Write a float as print does in Go 1.27: the shortest text that reads back, with an exponent outside [1e-4, 1e+6).
 
     Go: printfloat64.
     """
@@ -171,7 +171,7 @@ def gctrace_line(cycle: CycleRecord) -> GCTraceLine:
 
 
 def parse_gctrace(line: str) -> GCTraceLine | None:
-    """Return the numbers of a line of gctrace, None if it is none. Text around it, as log collectors add, is no harm."""
+    """Return the numbers of a line of gctrace, None if it is none. Text around it, as log collectors add, may be."""
     match = GCTRACE.search(line)
     if match is None:
         return None

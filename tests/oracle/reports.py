@@ -27,19 +27,84 @@ GOGC = (
     *(" 50", "50 ", "1_0", "0x10", "12.5", "2147483647", "2147483648", "-2147483648", "-2147483649", "٣"),
 )
 GOMEMLIMIT = (
-    *("", "off", "OFF", "off ", "0", "1", "-1", "-0", "+0", "+5", "007", "1e6", "1.5GiB", "1_000", "0x10", "٣"),
-    *("1B", "B", "iB", "-1B", "+1B", "0B", "1BB", "1b", "1K", "1KB", "1Ki", "1kiB", "1KIB", "1KiB", "KiB", "1M"),
+    *(
+        "",
+        "off",
+        "OFF",
+        "off ",
+        "0",
+        "1",
+        "-1",
+        "-0",
+        "+0",
+        "+5",
+        "007",
+        "1e6",
+        "1.5GiB",
+        "1_000",
+        "0x10",
+        "٣",
+    ),
+    *(
+        "1B",
+        "B",
+        "iB",
+        "-1B",
+        "+1B",
+        "0B",
+        "1BB",
+        "1b",
+        "1K",
+        "1KB",
+        "1Ki",
+        "1kiB",
+        "1KIB",
+        "1KiB",
+        "KiB",
+        "1M",
+    ),
     *("1MiB", "1mib", "1 MiB", " 1MiB", "1MiB ", "+1MiB", "-1MiB", "-0MiB", "512MiB", "1GiB", "3TiB", "1PiB"),
     *("1EiB", "1KiBB", "1iB", "1xiB", "9223372036854775807", "9223372036854775808", "9223372036854775807B"),
-    *("8388607TiB", "8388608TiB", "16777216TiB", "8589934591GiB", "9007199254740991KiB", "9007199254740992KiB"),
+    *(
+        "8388607TiB",
+        "8388608TiB",
+        "16777216TiB",
+        "8589934591GiB",
+        "9007199254740991KiB",
+        "9007199254740992KiB",
+    ),
     *("99999999999999999999", "99999999999999999999TiB", "max", "100%"),
 )
 GOMAXPROCS = ("", "0", "3", "5", "-3", "+3", "007", "abc", "3 ", " 3", "1_0", "64", "2147483648", "3.0", "٣")
 GODEBUG = (
-    *("", "gctrace=1", "gctrace=0", "gctrace=2", "gctrace=-1", "gctrace=+1", "gctrace=", "gctrace", "gctrace=x"),
-    *("gctrace=1,gctrace=0", "gctrace=0,gctrace=1", "gctrace=1,gctrace=x", "gctrace= 1", " gctrace=1", "gctrace=1 "),
+    *(
+        "",
+        "gctrace=1",
+        "gctrace=0",
+        "gctrace=2",
+        "gctrace=-1",
+        "gctrace=+1",
+        "gctrace=",
+        "gctrace",
+        "gctrace=x",
+    ),
+    *(
+        "gctrace=1,gctrace=0",
+        "gctrace=0,gctrace=1",
+        "gctrace=1,gctrace=x",
+        "gctrace= 1",
+        " gctrace=1",
+        "gctrace=1 ",
+    ),
     *("gctrace=1=1", "gctrace=2147483648", "gctrace=1,", ",gctrace=1", ",,", "GCTRACE=1", "foo=1,gctrace=1"),
-    *("gctrace=1,scavtrace=1", "gcpacertrace=1", "scavtrace=1", "gctrace=1, scavtrace=1", TRACE, "gctrace=01"),
+    *(
+        "gctrace=1,scavtrace=1",
+        "gcpacertrace=1",
+        "scavtrace=1",
+        "gctrace=1, scavtrace=1",
+        TRACE,
+        "gctrace=01",
+    ),
 )
 
 
@@ -59,7 +124,9 @@ def run(binary: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str
 
 def gctrace(folder: Path, go: str) -> list[str]:
     """Return the lines of a run at 1, 2 and 3 Ps, after a line with the version."""
-    version = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
+    version = subprocess.run(
+        [go, "env", "GOVERSION"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     binary = build("gctrace", folder, go, modules="off")  # the module is for 1.27
     lines = [f"# {version}"]
     for procs in "123":
