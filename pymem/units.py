@@ -24,11 +24,10 @@ _FACTORS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB"
 
 def parse_integer(text: str, bits: int) -> int | None:
     """Return a decimal number that fits a signed integer of so many bits, None if it is none. Go: strconv.ParseInt."""
-    if re.fullmatch(r"[+-]?[0-9]+", text) is None:
+    match = re.fullmatch(r"([+-]?)0*([0-9]{1,19})", text)  # 19 digits: no int64 has more
+    if match is None:
         return None
-    n = (
-        int(text) if len(text.lstrip("+-0")) < 20 else 1 << 64
-    )  # Python refuses thousands of digits; none fits
+    n = -int(match[2]) if match[1] == "-" else int(match[2])
     return n if -(1 << bits - 1) <= n < 1 << bits - 1 else None
 
 

@@ -5,4 +5,7 @@ allocator; ``header`` objects with malloc headers; ``large`` spans of their own;
 ``types`` what the compiler and library allocate; ``stacks``, ``gophers`` goroutine stacks, grown and many;
 ``table`` random sizes and lifetimes; ``final`` finalizers and cleanups. All are deterministic but for the
 runtime's own threads.
+
+The folders ``gctrace`` and ``reports`` ask what the runtime tells of itself; ``reports.py`` runs them and
+writes the golden files.
 """

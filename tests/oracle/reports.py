@@ -122,15 +122,16 @@ def run(binary: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str
     return subprocess.run([str(binary), *args], env=env, capture_output=True, text=True, check=False)
 
 
-def gctrace(folder: Path, go: str) -> list[str]:
-    """Return the lines of a run at 1, 2 and 3 Ps, after a line with the version."""
+def gctrace(folder: Path, go: str, kinds: tuple[str, ...]) -> list[str]:
+    """Return the lines of these kinds from runs at 1, 2 and 3 Ps, after a line with the version."""
     version = subprocess.run(
         [go, "env", "GOVERSION"], capture_output=True, text=True, check=True
     ).stdout.strip()
     binary = build("gctrace", folder, go, modules="off")  # the module is for 1.27
     lines = [f"# {version}"]
     for procs in "123":
-        lines += run(binary, GODEBUG=TRACE, GOMAXPROCS=procs).stderr.splitlines()
+        printed = run(binary, GODEBUG=TRACE, GOMAXPROCS=procs).stderr.splitlines()
+        lines += [line for line in printed if line.startswith(kinds)]
     return lines
 
 
@@ -150,7 +151,7 @@ def settings(binary: Path) -> list[dict[str, Any]]:
 def _outcome(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     if done.returncode:
         return {"error": done.stderr.splitlines()[:2]}
-    told = json.loads(done.stdout)
+    told: dict[str, Any] = json.loads(done.stdout)
     if told["GOMAXPROCS"] == told.pop("NumCPU"):
         told["GOMAXPROCS"] = None
     lines = done.stderr.splitlines()
@@ -177,7 +178,9 @@ def main(others: list[str]) -> None:
     GOLDEN.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        traced = [line for each in (go, *others) for line in gctrace(folder, each)]
+        traced = gctrace(folder, go, ("gc ", "pacer: ", "scav "))
+        for other in others:
+            traced += gctrace(folder, other, ("gc ",))
         binary = build("reports", folder, go)
         show = {
             "metrics": json.loads(run(binary, "metrics", GOMAXPROCS="1", GOGC="off").stdout),
