@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import struct
@@ -14,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import cycle_records
 
+from pymem.env import Settings
 from pymem.gc.state import CycleRecord
 from pymem.stats.gctrace import (
     GCTRACE,
+    Tracer,
     format_ms,
     gctrace_line,
     go_float,
@@ -259,3 +262,34 @@ def test_lines_in_a_log() -> None:
     ]
     assert [str(line) for line in read_gctrace(log)] == [first, first]
     assert parse_gctrace("") is None
+
+
+TRACED = {
+    "Nothing": (Settings(), ""),
+    "GCTrace": (Settings(gctrace=1), "gc 1"),
+    "Pacer": (Settings(gcpacertrace=1), "pacer: assist|pacer: 0%|pacer: sweep"),
+    "Scavenger": (Settings(scavtrace=1), "scav 0"),
+    "Negative": (Settings(gctrace=-1), ""),
+    "All": (
+        Settings(gctrace=2, gcpacertrace=1, scavtrace=1),
+        "pacer: assist|pacer: 0%|gc 1|pacer: sweep|scav 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_tracer(name: str) -> None:
+    settings, starts = TRACED[name]
+    out = io.StringIO()
+    tracer = Tracer(settings, out)
+    cycle = CycleRecord(number=1, trigger=5)
+    tracer.mark_started(cycle)
+    tracer.mark_ended(cycle)  # nothing was allocated: no line
+    cycle.heap1 = 6
+    tracer.mark_ended(cycle)
+    tracer.cycle_ended(cycle)
+    tracer.swept(heap_live=1, heap_live_basis=1, pages_swept=0, pages_per_byte=0.0)
+    tracer.scavenged(background=0, eager=0, released=0, in_use=1, free=0)
+    lines = out.getvalue().splitlines()
+    want = starts.split("|") if starts else []
+    assert [line[: len(start)] for line, start in zip(lines, want, strict=True)] == want

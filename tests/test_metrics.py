@@ -159,6 +159,27 @@ def test_runtime_of_today() -> None:
     assert "/cpu/classes/user:cpu-seconds" not in values or hasattr(rt, "gc_stats")
 
 
+def test_objects_by_size() -> None:
+    """Tiny objects that joined a block are counted apart; large ones come last."""
+    with pymem.Runtime() as rt:
+        dead = rt.malloc_batch(64, 10)
+        rt.malloc_batch(40_000, 3)
+        rt.malloc_batch(1, 32, noscan=True)
+        rt.gc(dead=dead[:4])
+        if rt.read_mem_stats().tiny_allocs is None:
+            pytest.skip("pymem_mem_stats has no tiny_allocs yet")
+        values = metrics.read(rt)
+    allocs, frees = (values[f"/gc/heap/{verb}s-by-size:bytes"] for verb in ("alloc", "free"))
+    assert isinstance(allocs, Float64Histogram)
+    assert isinstance(frees, Float64Histogram)
+    found = [
+        {bound: n for n, bound in zip(h.counts, h.buckets[1:], strict=True) if n} for h in (allocs, frees)
+    ]
+    assert found == [{17.0: 2, 65.0: 10, float("inf"): 3}, {65.0: 4}]
+    assert values["/gc/heap/tiny/allocs:objects"] == 30
+    assert (values["/gc/heap/allocs:objects"], values["/gc/heap/frees:objects"]) == (15, 4)
+
+
 def test_no_such_metric(real: Told) -> None:
     with pytest.raises(pymem.ConfigError, match=r"no metric '/gc/nothing:bytes': pymem\.metrics\.all\(\)"):
         metrics.read(real, ["/gc/nothing:bytes"])

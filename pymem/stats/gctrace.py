@@ -11,14 +11,16 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from pymem.env import Settings
     from pymem.gc.state import CycleRecord
 
 __all__ = [
     "GCTRACE",
     "GCTraceLine",
+    "Tracer",
     "format_ms",
     "gctrace_line",
     "go_float",
@@ -267,3 +269,46 @@ def scavenge_line(
         f"scav {background >> 10} KiB work (bg), {eager >> 10} KiB work (eager),"
         f" {released >> 10} KiB now, {util}% util{note}"
     )
+
+
+# ---- who prints what ----
+
+
+class Tracer:
+    """Prints the lines that settings ask for to a stream. The cycle and the scavenger call it where Go prints."""
+
+    __slots__ = ("_pacer", "_scavenger", "_stream", "_summary")
+
+    def __init__(self, settings: Settings, stream: TextIO) -> None:
+        self._summary = settings.gctrace > 0
+        self._pacer = settings.gcpacertrace > 0
+        self._scavenger = settings.scavtrace > 0
+        self._stream = stream
+
+    def mark_started(self, cycle: CycleRecord) -> None:
+        """Tell of a cycle when concurrent marking begins."""
+        if self._pacer:
+            self._print(pacer_start_line(cycle))
+
+    def mark_ended(self, cycle: CycleRecord) -> None:
+        """Tell of a cycle at mark termination; as in Go not of one in which heapLive did not grow."""
+        if self._pacer and cycle.heap1 > cycle.trigger:
+            self._print(pacer_end_line(cycle))
+
+    def cycle_ended(self, cycle: CycleRecord) -> None:
+        """Tell of a cycle when the world runs again."""
+        if self._summary:
+            self._print(str(gctrace_line(cycle)))
+
+    def swept(self, **numbers: Any) -> None:
+        """Tell that all is swept. Takes what `sweep_line` takes."""
+        if self._pacer:
+            self._print(sweep_line(**numbers))
+
+    def scavenged(self, **numbers: Any) -> None:
+        """Tell that a sweep found its end, or that all was given back by force. Takes what `scavenge_line` takes."""
+        if self._scavenger:
+            self._print(scavenge_line(**numbers))
+
+    def _print(self, line: str) -> None:
+        self._stream.write(f"{line}\n")
