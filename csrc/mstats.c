@@ -208,6 +208,7 @@ void mem_stats_read(pymem_heap *h, pymem_mem_stats *out) {
     m.num_gc = h->num_gc;
     m.num_forced_gc = h->num_forced_gc;
     m.heap_live = (uint64_t)h->heap_live;
+    m.tiny_allocs = h->tiny_allocs;
     *out = m;
 }
 

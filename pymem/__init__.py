@@ -18,6 +18,7 @@ from pymem.errors import (
 )
 
 if TYPE_CHECKING:
+    from pymem import debug, metrics
     from pymem.gc.cycle import GCResult
     from pymem.gotypes import GoType
     from pymem.inspect import GoObject, Span
@@ -46,6 +47,8 @@ __all__ = [
     "Span",
     "ThreadError",
     "TraceError",
+    "debug",
+    "metrics",
     "read_trace",
     "size_classes",
     "size_to_class",
@@ -67,7 +70,13 @@ _LATER = {
 """What is imported when it is first asked for, and from where: numpy alone takes longer than a command line may."""
 
 
+_MODULES = ("debug", "metrics")
+"""Modules that are there without being imported, for the same reason."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"pymem.{name}")
     if name not in _LATER:
         raise AttributeError(f"module 'pymem' has no attribute {name!r}")
     value = getattr(import_module(_LATER[name]), name)
@@ -76,4 +85,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *_LATER, *_MODULES})

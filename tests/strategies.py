@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import pymem
+from pymem.gc.state import CycleRecord
 from pymem.trace import EventKind
 from pymem.workload.columns import Columns, Event
 
@@ -258,3 +259,32 @@ def trace_rows(seed: int, n: int, *, wild: float = 0.02) -> list[tuple[int, int,
                 )
             )
     return rows
+
+
+@st.composite
+def cycle_records(draw: st.DrawFn) -> CycleRecord:
+    """Draw a finished cycle with whatever numbers fit its fields."""
+    ns = st.one_of(st.integers(0, 20_000), st.integers(0, 10**11))
+    size = st.integers(0, 1 << 48)
+    times = np.cumsum([draw(ns) for _ in range(4)]).tolist()
+    return CycleRecord(
+        number=draw(st.integers(1, 10**6)),
+        forced=draw(st.booleans()),
+        gomaxprocs=draw(st.integers(1, 512)),
+        stw_procs=draw(st.integers(0, 64)),
+        start_ns=times[0],
+        mark_ns=times[1],
+        term_ns=times[2],
+        end_ns=times[3],
+        heap0=draw(size),
+        heap1=draw(size),
+        heap2=draw(size),
+        goal=draw(size),
+        stack_bytes=draw(size),
+        globals_bytes=draw(size),
+        assist_ns=draw(ns),
+        dedicated_ns=draw(ns),
+        fractional_ns=draw(ns),
+        idle_ns=draw(ns),
+        gc_cpu_fraction=draw(st.floats(0, 1)),
+    )

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 import pymem
+from pymem._native import lib
+from pymem.gc.state import CycleRecord, GCStats
 from pymem.record.overlay import find_toolchain
+from pymem.stats.memstats import read_mem_stats
 
 MB = 1 << 20
 TIMES = {"LastGC", "PauseTotalNs", "PauseNs", "PauseEnd", "GCCPUFraction"}
@@ -36,6 +39,42 @@ def test_go_names_in_go_order(busy: pymem.MemStats) -> None:
     assert struct
     names = re.findall(r"^\t([A-Z]\w*) ", struct[1], re.M)
     assert list(busy.to_go()) == [name for name in names if name not in TIMES]
+
+
+def test_times_come_from_the_collector() -> None:
+    """With a clock the whole struct is there, in Go's order; the rings are lists of 256, counted as the cycles are."""
+    gc = GCStats(start_unix_ns=1000)
+    gc.cpu.add_pause(30, 1)
+    gc.cpu.total = 120
+    gc.finish(CycleRecord(number=1, forced=True, end_ns=7, pause_ns=30))
+    with pymem.Runtime() as rt:
+        m = read_mem_stats(rt._heap, proc=lib.PYMEM_NO_PROC, flush=True, gc=gc)
+    real = json.loads((Path(__file__).parent / "golden/reports_metrics.json").read_text(encoding="utf-8"))[
+        "MemStats"
+    ]
+    go = m.to_go()
+    assert [(name, type(value)) for name, value in go.items()] == [(n, type(v)) for n, v in real.items()]
+    assert {n: len(v) for n, v in go.items() if isinstance(v, list)} == {
+        "PauseNs": 256,
+        "PauseEnd": 256,
+        "BySize": 61,
+    }
+    assert (go["LastGC"], go["PauseTotalNs"], go["PauseNs"][:2], go["PauseEnd"][0]) == (
+        1007,
+        30,
+        [30, 0],
+        1007,
+    )
+    assert (go["NumGC"], go["NumForcedGC"], go["GCCPUFraction"]) == (1, 1, 0.25)
+    assert (go["EnableGC"], go["DebugGC"]) == (real["EnableGC"], real["DebugGC"])
+    assert json.loads(json.dumps(go)) == go
+
+
+def test_times_before_the_first_cycle() -> None:
+    with pymem.Runtime() as rt:
+        m = read_mem_stats(rt._heap, proc=lib.PYMEM_NO_PROC, flush=True, gc=GCStats())
+    assert (m.last_gc, m.pause_total_ns, m.gc_cpu_fraction) == (0, 0, 0.0)
+    assert m.pause_ns == m.pause_end == (0,) * 256
 
 
 def test_json(busy: pymem.MemStats) -> None:

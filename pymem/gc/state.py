@@ -1,4 +1,4 @@
-"""What the collector keeps for whoever reports on it: plain numbers, written by the cycle, read by `stats` and `metrics`.
+"""What the collector keeps for those who report on it: plain numbers, written by the cycle, read by `stats` and others.
 
 Times are ints of virtual ns since the process began. Processor time is in ns too: two Ps that wait for 1 ns cost 2 ns.
 Names are those of Go's `memstats`, `work.cpuStats` and `gcController`, in snake case.

@@ -7,4 +7,6 @@ allocator; ``header`` objects with malloc headers; ``large`` spans of their own;
 runtime's own threads.
 
 ``traces`` makes execution traces; ``pacing`` asks the runtime's own pacer, with programs in folders of their own.
+The folders ``gctrace`` and ``reports`` ask what the runtime tells of itself; ``reports.py`` runs them and
+writes the golden files.
 """
