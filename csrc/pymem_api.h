@@ -176,7 +176,7 @@ typedef struct {
     uint64_t stack_inuse, stack_sys, mspan_inuse, mspan_sys, mcache_inuse, mcache_sys;
     uint64_t buck_hash_sys, gc_sys, other_sys, next_gc;
     uint64_t num_gc, num_forced_gc;
-    uint64_t heap_live; /* the pacer's view: cached spans count as full. Not in Go's MemStats */
+    uint64_t heap_live;   /* the pacer's view: cached spans count as full. Not in Go's MemStats */
     uint64_t tiny_allocs; /* tiny objects that joined a block, in mallocs and in frees. Not in Go's MemStats */
     uint64_t by_size_mallocs[68], by_size_frees[68];
 } pymem_mem_stats;

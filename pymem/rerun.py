@@ -15,7 +15,7 @@ import numpy as np
 
 from pymem._native import ffi, lib
 from pymem.gc.costs import Costs
-from pymem.gc.cycle import Collector
+from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS, Collector
 from pymem.gc.pacer import GoPacer
 from pymem.gc.state import CycleRecord, GCStats
 from pymem.replay import ADDRESS_SPACE, ClassUse, EventSource, Player, TypeUse, class_uses, type_uses
@@ -115,6 +115,7 @@ class _Program:
         procs: int,
         costs: Costs,
         time_scale: float,
+        globals_bytes: int,
         address_space: int,
     ) -> None:
         self.player = Player(source, procs=procs, address_space=address_space)
@@ -128,6 +129,7 @@ class _Program:
             costs=costs,
             liveness="record",
             stats=self.stats,
+            globals_bytes=globals_bytes,
         )
         self.timeline = _Timeline(self.collector)
         self._procs = procs
@@ -188,6 +190,7 @@ def rerun(
     costs: Costs | None = None,
     pacer: Pacer | None = None,
     time_scale: float = 1.0,
+    globals_bytes: int = EMPTY_PROGRAM_GLOBALS,
     spread: bool = True,
     address_space: int = ADDRESS_SPACE,
     progress: Callable[[int, int], None] | None = None,
@@ -202,6 +205,7 @@ def rerun(
         costs: what marking and sweeping cost.
         pacer: a policy of one's own, made for this run; None: Go's.
         time_scale: the program's time in units of the recorded one; below 1 where recording slowed it down.
+        globals_bytes: globals that hold pointers; no recording tells. The default is an empty program's.
         spread: move deaths from the mark that found them to somewhere since the one before (`spread_deaths`).
         address_space: bytes that the heap may map.
         progress: called now and then with (events done, events in all).
@@ -220,6 +224,7 @@ def rerun(
         procs=procs,
         costs=Costs() if costs is None else costs,
         time_scale=time_scale,
+        globals_bytes=globals_bytes,
         address_space=address_space,
     )
     with program.player as player:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from pymem import inspect
-from pymem._arrays import addresses, pointer
+from pymem._arrays import addresses, byte_count, pointer
 from pymem._heap import Heap
 from pymem._native import ffi, lib
+from pymem.env import Settings, read_settings
 from pymem.errors import ConfigError
 from pymem.gc.costs import Costs
-from pymem.gc.cycle import Collector, GCEvent, GCResult, Liveness
+from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS, Collector, GCEvent, GCResult, Liveness
 from pymem.gc.gonumbers import MAX_INT64
 from pymem.gc.pacer import GoPacer
 from pymem.gc.state import GCStats
@@ -18,6 +22,7 @@ from pymem.gotypes import GoType, TypeTable
 from pymem.malloc import ZERO_BASE, malloc, malloc_batch
 from pymem.sched import Cache, Goroutine, Scheduler
 from pymem.sizeclasses import size_classes
+from pymem.stats.gctrace import Tracer
 from pymem.stats.memstats import MemStats, read_mem_stats
 from pymem.units import parse_gogc, parse_memory_limit
 
@@ -50,7 +55,11 @@ class Runtime:
             told of. It says who is collected by cycles that start by themselves and by `gc()`.
         costs: what things cost in virtual time.
         pacer: when cycles start and how hard they work; None: Go's. See `pymem.gc.protocol.Pacer`.
+        globals_bytes: globals that hold pointers and are no roots here, in bytes. They are scanned by every cycle and
+            count in the goal. The default is what an empty Go program has.
         start_unix_ns: date of the process's birth for `MemStats`, ns since 1970. Virtual time itself begins at 0.
+        trace: where the lines of GODEBUG's gctrace, gcpacertrace and scavtrace go, as `settings` asks for them.
+        settings: what GODEBUG says (`from_env` reads it); its GOGC, GOMEMLIMIT and GOMAXPROCS are not looked at.
         cache: "p" is Go's; "goroutine" gives each goroutine a cache of its own, to compare.
         arena_base: address of the first arena, a multiple of 64 MB. Go's default when the base is not randomised.
         address_space: bytes that the heap may map before it is out of memory.
@@ -69,7 +78,10 @@ class Runtime:
         liveness: Liveness = "graph",
         costs: Costs | None = None,
         pacer: Pacer | None = None,
+        globals_bytes: int = EMPTY_PROGRAM_GLOBALS,
         start_unix_ns: int = 0,
+        settings: Settings | None = None,
+        trace: TextIO | None = None,
         cache: Cache = "p",
         arena_base: int = 0xC000000000,
         address_space: int = 1 << 40,
@@ -94,8 +106,29 @@ class Runtime:
             costs=Costs() if costs is None else costs,
             liveness=liveness,
             stats=self._gc_stats,
+            globals_bytes=byte_count(globals_bytes, "globals_bytes"),
+            tracer=Tracer(settings, trace or sys.stderr) if settings else None,
         )
         self._gc.commit()
+
+    @classmethod
+    def from_env(
+        cls, environ: Mapping[str, str] = os.environ, *, trace: TextIO | None = None, **options: Any
+    ) -> Self:
+        """Make a runtime as a Go process started in this environment would have it.
+
+        GOGC (100 if unset), GOMEMLIMIT, GOMAXPROCS (1 if unset: it is no property of an emulation that this machine has
+        so and so many processors), and of GODEBUG gctrace, gcpacertrace and scavtrace, whose lines go to `trace`
+        (stderr). options: what else `Runtime` takes; they win. Raises ConfigError for a malformed GOMEMLIMIT, as Go
+        throws; what else is malformed does not count, as in Go.
+        """
+        settings = read_settings(environ)
+        found: dict[str, Any] = {
+            "gogc": settings.gogc,
+            "memory_limit": settings.memory_limit,
+            "gomaxprocs": settings.gomaxprocs or 1,
+        }
+        return cls(settings=settings, trace=trace, **(found | options))
 
     # ---- its life ----
 
@@ -240,6 +273,11 @@ class Runtime:
         return before
 
     @property
+    def gc_percent(self) -> int:
+        """GOGC in percent, -1 for off."""
+        return self._gc.pacer.gc_percent
+
+    @property
     def memory_limit(self) -> int:
         """GOMEMLIMIT in bytes, 2**63 - 1 for none."""
         return min(self._gc.pacer.memory_limit, MAX_INT64)
@@ -251,7 +289,23 @@ class Runtime:
     @property
     def gc_stats(self) -> GCStats:
         """What the collector did so far, cycle by cycle."""
+        self._gc.settle()
+        self._gc.report()
         return self._gc_stats
+
+    @property
+    def goroutines_created(self) -> int:
+        """Goroutines started so far."""
+        return self._sched.last_id
+
+    def num_goroutine(self) -> int:
+        """Return how many goroutines there are. Go: runtime.NumGoroutine."""
+        return len(self._sched.goroutines)
+
+    def set_max_stack(self, size: int) -> int:
+        """Change how many bytes a goroutine's stack may have, and return what it was. Go: debug.SetMaxStack."""
+        before, self._sched.max_stack = self._sched.max_stack, byte_count(size)
+        return before
 
     # ---- virtual time ----
 
@@ -277,8 +331,9 @@ class Runtime:
 
         flush=False looks without touching: objects in spans that a cache holds are then not counted yet.
         """
+        proc = self._sched.proc(p)
         self._gc.settle()
-        return read_mem_stats(self._heap, proc=self._sched.proc(p), flush=flush)
+        return read_mem_stats(self._heap, proc=proc, flush=flush, gc=self._gc_stats)
 
     @property
     def metadata_bytes(self) -> int:

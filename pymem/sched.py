@@ -28,7 +28,7 @@ Cache = Literal["p", "goroutine"]
 STACK_MIN = 2048
 """Bytes of a new goroutine's stack."""
 STACK_MAX = 1_000_000_000
-"""Bytes a goroutine's stack may not pass. Go: maxstacksize."""
+"""Bytes a goroutine's stack may not pass, unless it is set otherwise. Go: maxstacksize."""
 _MAX_PROCS = 1 << 15
 
 
@@ -83,8 +83,8 @@ class Goroutine:
     def grow_stack(self) -> int:
         """Move to a stack of twice the size and return its address. SizeError past 1,000,000,000 bytes."""
         old = self._alive()
-        if 2 * self.stack_size > STACK_MAX:
-            raise SizeError(f"goroutine stack exceeds {STACK_MAX}-byte limit")
+        if 2 * self.stack_size > self._sched.max_stack:
+            raise SizeError(f"goroutine stack exceeds {self._sched.max_stack}-byte limit")
         self.stack = self._sched.stack_alloc(self.proc, 2 * self.stack_size)
         self._sched.stack_free(self.proc, old, self.stack_size)
         self.stack_size *= 2
@@ -123,7 +123,7 @@ class Goroutine:
 class Scheduler:
     """The processors of a runtime, and its goroutines."""
 
-    __slots__ = ("cache", "goroutines", "heap", "last_id", "procs", "types")
+    __slots__ = ("cache", "goroutines", "heap", "last_id", "max_stack", "procs", "types")
 
     def __init__(self, heap: Heap, types: TypeTable, *, gomaxprocs: int, cache: Cache) -> None:
         if cache not in ("p", "goroutine"):
@@ -135,6 +135,7 @@ class Scheduler:
         self.cache = cache
         self.goroutines: dict[int, Goroutine] = {}
         self.last_id = 0
+        self.max_stack = STACK_MAX
         self.resize(self.proc_count(gomaxprocs))
 
     # ---- processors ----

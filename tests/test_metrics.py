@@ -142,7 +142,7 @@ def test_settings(real: Told) -> None:
 
 
 def test_runtime_of_today() -> None:
-    """A runtime without a clock tells what it counts, and leaves the rest out."""
+    """All that a runtime counts is there, and looking changes nothing."""
     with pymem.Runtime(gomaxprocs=2) as rt:
         rt.malloc_batch(np.arange(1, 5000))
         for _ in range(3):
@@ -156,7 +156,7 @@ def test_runtime_of_today() -> None:
     assert values["/sched/gomaxprocs:threads"] == 2
     kinds = ("", "/running", "/runnable", "/waiting")
     assert [values[f"/sched/goroutines{kind}:goroutines"] for kind in kinds] == [3, 1, 2, 0]
-    assert "/cpu/classes/user:cpu-seconds" not in values or hasattr(rt, "gc_stats")
+    assert values["/cpu/classes/user:cpu-seconds"] >= 0
 
 
 def test_objects_by_size() -> None:

@@ -1,7 +1,7 @@
 """Marking by the nanosecond: how far a mark gets in so much processor time, whoever says what lives.
 
 A graph is marked object by object, and what it takes is known afterwards. A record marks all at once, so its work is
-known from the start and is only paid off.
+known from the start and is only paid off. Either begins with the globals that are no part of the emulation.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ class Mark(Protocol):
 class RecordMark:
     """The marks are there; what finding them would have cost is paid off evenly."""
 
-    __slots__ = ("_done", "_ns", "_ns_done", "_work")
+    __slots__ = ("_done", "_globals", "_ns", "_ns_done", "_work")
 
-    def __init__(self, heap: Heap, costs: Costs) -> None:
+    def __init__(self, heap: Heap, costs: Costs, globals_bytes: int) -> None:
         totals = ffi.new("pymem_mark_totals *")
         heap.call(lib.pymem_mark_get, totals)
-        self._work = int(totals.heap_scan)
+        self._globals = globals_bytes
+        self._work = int(totals.heap_scan) + globals_bytes
         self._ns = self._work * costs.mark_byte_ns + int(totals.objects_marked) * costs.mark_object_ns
         self._done = 0
         self._ns_done = 0.0
@@ -76,15 +77,18 @@ class RecordMark:
         self._done += work
         self._ns_done += ns
         finished = self._done >= self._work and self._ns_done >= self._ns
-        return Progress(work, 0, 0, ns, finished)
+        of_globals = min(work, self._globals)
+        self._globals -= of_globals
+        return Progress(work - of_globals, 0, of_globals, ns, finished)
 
 
 class GraphMark:
     """The core marks. A budget of time becomes one of bytes by what a byte has cost so far in this cycle."""
 
-    __slots__ = ("_costs", "_debt", "_heap", "_ns", "_out", "_work")
+    __slots__ = ("_costs", "_debt", "_globals", "_heap", "_ns", "_out", "_work")
 
-    def __init__(self, heap: Heap, costs: Costs) -> None:
+    def __init__(self, heap: Heap, costs: Costs, globals_bytes: int) -> None:
+        self._globals = globals_bytes
         self._heap = heap
         self._costs = costs
         self._out = ffi.new("pymem_mark_progress *")
@@ -110,11 +114,12 @@ class GraphMark:
         return self._drain(max(work, 1))
 
     def _drain(self, work: int) -> Progress:
-        out = self._out
-        self._heap.call(lib.pymem_mark_drain, work, out)
-        heap, stacks, roots = int(out.heap_scan), int(out.stack_scan), int(out.globals_scan)
+        out, elsewhere = self._out, min(work, self._globals)
+        self._globals -= elsewhere
+        self._heap.call(lib.pymem_mark_drain, work - elsewhere, out)
+        heap, stacks, roots = int(out.heap_scan), int(out.stack_scan), int(out.globals_scan) + elsewhere
         scanned = heap + stacks + roots
         ns = scanned * self._costs.mark_byte_ns + int(out.objects) * self._costs.mark_object_ns
         self._ns += ns
         self._work += scanned
-        return Progress(heap, stacks, roots, ns, bool(out.idle))
+        return Progress(heap, stacks, roots, ns, bool(out.idle) and not self._globals)
