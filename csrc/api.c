@@ -55,6 +55,7 @@ static int birth(pymem_heap *h) {
     h->quantum = INT64_MAX;
     h->gc_goal = UINT64_MAX;
     h->memory_limit = INT64_MAX;
+    h->scav_percent_goal = h->scav_limit = UINT64_MAX;
     h->padding = h->config.padding_pages;
     account_birth(h);
     h->faults = (int64_t)h->config.birth_fault - 2; /* the heap itself was the first allocation */
@@ -526,6 +527,53 @@ int pymem_set_goal(pymem_heap *h, uint64_t gc_goal, uint64_t memory_limit, uint6
     h->memory_limit = memory_limit;
     h->heap_marked = heap_marked;
     return leave(h, PYMEM_OK);
+}
+
+/* ---- the scavenger ---- */
+
+int pymem_scavenge(pymem_heap *h, uint64_t bytes, int force, uint64_t *released) {
+    ENTER(h);
+    *released = scavenge(h, bytes, force);
+    return leave(h, PYMEM_OK);
+}
+
+int pymem_set_scavenge_goals(pymem_heap *h, uint64_t gc_percent_goal, uint64_t memory_limit) {
+    ENTER(h);
+    h->scav_percent_goal = gc_percent_goal;
+    h->scav_limit = memory_limit;
+    return leave(h, PYMEM_OK);
+}
+
+int pymem_read_scavenge(pymem_heap *h, pymem_scavenge_info *out) {
+    ENTER(h);
+    *out = (pymem_scavenge_info){.heap_in_use = h->heap_in_use,
+                                 .heap_free = h->heap_free,
+                                 .heap_released = h->heap_released,
+                                 .mapped_ready = mapped_ready(h),
+                                 .released_eager = h->scav_eager};
+    return leave(h, PYMEM_OK);
+}
+
+int pymem_scavenge_chunks(pymem_heap *h, uint64_t from_chunk, pymem_scavenge_chunk *out, uint64_t cap, uint64_t *n) {
+    ENTER(h);
+    *n = 0;
+    for (uint64_t c = from_chunk; c < h->pages.nchunks && *n < cap; c++) {
+        const scav_chunk *x = &h->pages.chunks[c].index;
+        out[(*n)++] = (pymem_scavenge_chunk){x->in_use, x->last_in_use, x->gen, x->has_free};
+    }
+    return leave(h, PYMEM_OK);
+}
+
+int pymem_scavenge_candidate(const uint64_t *alloc, const uint64_t *scavenged, uint32_t from, uint32_t min,
+                             uint64_t max, uint32_t *first, uint32_t *npages) {
+    if (from >= CHUNK_PAGES || !min || min > 64 || min & (min - 1)) return PYMEM_EINVAL;
+    chunk c = {0};
+    memcpy(c.alloc, alloc, sizeof c.alloc);
+    memcpy(c.scav, scavenged, sizeof c.scav);
+    uint64_t n = 0, page = scavenge_candidate(&c, from, min, max, &n);
+    *first = n ? (uint32_t)page : 0;
+    *npages = (uint32_t)n;
+    return PYMEM_OK;
 }
 
 /* ---- looking inside ---- */

@@ -150,6 +150,37 @@ static int check_pages(pymem_heap *h, tally *sum) {
     return PYMEM_OK;
 }
 
+/* ---- the scavenger's index ---- */
+
+/* Pages of a chunk that are taken, but for those on their way to the OS. */
+static uint32_t count_in_use(const pymem_heap *h, uint64_t chunk_number) {
+    uint32_t n = 0;
+    for (uint32_t w = 0; w < CHUNK_WORDS; w++)
+        n += (uint32_t)__builtin_popcountll(h->pages.chunks[chunk_number].alloc[w]);
+    for (uint32_t i = 0; i < h->nscavenging; i++)
+        if (h->scavenging[i].page / CHUNK_PAGES == chunk_number) n -= (uint32_t)h->scavenging[i].npages;
+    return n;
+}
+
+static int check_scav_index(pymem_heap *h) {
+    const page_alloc *p = &h->pages;
+    uint64_t pages = p->nchunks * CHUNK_PAGES;
+    MUST(p->scav.background.limit <= pages && p->scav.force.limit <= pages && p->scav.freed_limit <= pages,
+         "the scavenger looks beyond the heap");
+    for (uint64_t c = 0; c < p->nchunks; c++) {
+        const scav_chunk *x = &p->chunks[c].index;
+        uint32_t in_use = count_in_use(h, c);
+        MUST(x->in_use == in_use, "scavenge index of chunk %llu counts %u pages in use of %u", (ull)c, x->in_use,
+             in_use);
+        MUST(x->last_in_use <= CHUNK_PAGES && x->gen <= p->scav.gen, "scavenge index of chunk %llu is ahead of time",
+             (ull)c);
+        MUST(!x->has_free || in_use < CHUNK_PAGES, "chunk %llu is full, but for the scavenger", (ull)c);
+        MUST(!x->has_free || c * CHUNK_PAGES < p->scav.force.limit, "the scavenger will not look into chunk %llu",
+             (ull)c);
+    }
+    return PYMEM_OK;
+}
+
 /* ---- sets and procs ---- */
 
 static int check_links(pymem_heap *h, const span_set *q, int parity, uint32_t c) {
@@ -211,6 +242,7 @@ int heap_check(pymem_heap *h) {
     if (!rc) rc = check_spans(h, &sum);
     if (!rc) rc = check_summaries(h);
     if (!rc) rc = check_pages(h, &sum);
+    if (!rc) rc = check_scav_index(h);
     if (!rc) rc = check_sets(h, &sum);
     if (!rc) rc = check_procs(h);
     if (rc) return rc;

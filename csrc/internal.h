@@ -121,9 +121,34 @@ typedef struct {
     bool has_p;
 } proc;
 
+/* What the scavenger knows of a chunk; all 0 for a new one. Pages in a page cache count as in use.
+ * in_use == pages taken, without those on their way to the OS;  in_use == CHUNK_PAGES implies !has_free.
+ * Go: scavChunkData */
 typedef struct {
-    uint64_t alloc[CHUNK_WORDS], scav[CHUNK_WORDS];
-} chunk; /* 1 = in use; 1 = scavenged */
+    uint16_t in_use, last_in_use; /* pages now, and when generation gen began; <= CHUNK_PAGES */
+    uint32_t gen;                 /* the generation that last changed it */
+    bool has_free;                /* something was freed since the scavenger last came away empty-handed */
+} scav_chunk;
+
+typedef struct {
+    uint64_t alloc[CHUNK_WORDS], scav[CHUNK_WORDS]; /* 1 = in use; 1 = scavenged */
+    scav_chunk index;
+} chunk;
+
+/* From where a search for pages to scavenge goes down. A mark says that the limit was raised since the last search that
+ * lowered it: such a cursor is not cleared when nothing is found. Go: atomicOffAddr */
+typedef struct {
+    uint64_t limit; /* first page above those still to look at; 0: nothing to look at */
+    bool marked;
+} scav_cursor;
+
+/* Beside the chunks' own part. Background and heap growth use one cursor, which rises once a generation; forced
+ * scavenging another, which rises at once: every chunk above its limit has !has_free. Go: scavengeIndex */
+typedef struct {
+    scav_cursor background, force;
+    uint64_t freed_limit; /* first page above those freed in this generation; 0: none */
+    uint32_t gen;         /* generation, one a cycle */
+} scav_index;
 
 /* Address-ordered first fit. A summary says of an aligned run of chunks: free pages at its start, the longest free run
  * in it, free pages at its end. Level 0 is one chunk an entry, each level above covers 8 entries of the one below. */
@@ -135,6 +160,7 @@ typedef struct {
     uint64_t nchunks, cap_chunks;
     summary *level[MAX_SUMMARY_LEVELS];
     uint32_t nlevels;
+    scav_index scav;
 } page_alloc;
 
 /* Go's counters for structs of one size cut from 16 KB chunks. */
@@ -229,6 +255,11 @@ struct pymem_heap {
     uint32_t nscavenging;
     mspan ***arenas; /* [arena][page] -> span, or NULL */
     uint64_t narenas, cap_arenas;
+
+    /* scavenging on an allocation's way; what is given is set by the scavenger's policy */
+    uint64_t scav_percent_goal; /* bytes of heap to retain, given; UINT64_MAX: any */
+    uint64_t scav_limit;        /* bytes of ready memory not to pass, given; UINT64_MAX: any */
+    uint64_t scav_eager;        /* bytes given back so since birth */
 
     /* spans */
     mspan_slab *slabs;
@@ -334,6 +365,11 @@ void account_pages_grow(pymem_heap *h, uint64_t base, uint64_t limit);
 void mem_stats_read(pymem_heap *h, pymem_mem_stats *out);
 uint64_t heap_goal(const pymem_heap *h);
 void pace_read(pymem_heap *h, pymem_pace_info *out);
+uint64_t mapped_ready(const pymem_heap *h); /* bytes had from the OS and not given back. Go: mappedReady */
+
+/* ---- mgcscavenge.c, lower half: the index, told by those who change pages ---- */
+void scavenge_note_alloc(page_alloc *p, uint64_t page, uint64_t npages);
+void scavenge_note_free(page_alloc *p, uint64_t page, uint64_t npages);
 
 /* ---- mpagealloc.c ---- */
 int page_alloc_reserve(pymem_heap *h, uint64_t npages); /* metadata for npages in all; changes nothing else */
@@ -341,6 +377,8 @@ void page_alloc_grow(pymem_heap *h, uint64_t npages);   /* npages more, free and
 uint64_t page_alloc_find(const page_alloc *p, uint64_t npages);          /* first fit, or NO_PAGE */
 uint64_t page_alloc_take(page_alloc *p, uint64_t page, uint64_t npages); /* returns how many were scavenged */
 void page_alloc_free(page_alloc *p, uint64_t page, uint64_t npages);
+void page_alloc_hide(page_alloc *p, uint64_t page, uint64_t npages); /* taken as far as anybody else can see */
+void page_alloc_release_hidden(page_alloc *p, uint64_t page, uint64_t npages); /* free again, and scavenged */
 void page_alloc_update(page_alloc *p, uint64_t first_chunk, uint64_t last_chunk);
 summary chunk_summary(const chunk *c);
 summary summary_merge(const summary *child, uint64_t n, uint64_t pages_each);
@@ -352,6 +390,13 @@ bool page_cache_fill(page_alloc *p, page_cache *c);                            /
 void page_cache_fill_block(page_alloc *p, page_cache *c, uint64_t page);       /* of 64 pages, page being its first */
 uint64_t page_cache_take(page_cache *c, uint64_t npages, uint64_t *scavenged); /* NO_PAGE: does not fit */
 void page_cache_flush(page_alloc *p, page_cache *c);
+
+/* ---- mgcscavenge.c ---- */
+uint64_t scavenge(pymem_heap *h, uint64_t bytes, bool force);       /* returns the bytes given back */
+void scavenge_begin(pymem_heap *h, uint64_t page, uint64_t npages); /* two steps, as a record tells them */
+void scavenge_end(pymem_heap *h, uint64_t page, uint64_t npages);   /* of a run that scavenge_begin was called for */
+void scavenge_for_span(pymem_heap *h, uint64_t fresh, uint64_t growth);
+uint64_t scavenge_candidate(const chunk *c, uint64_t from, uint64_t min, uint64_t max, uint64_t *npages);
 
 /* ---- mbitmap.c: slot bitmaps and the arenas they live in ---- */
 int gcbits_reserve(pymem_heap *h);                    /* the next two bitmaps cannot fail */

@@ -165,13 +165,13 @@ static void prefetch_span(const mspan *s) {
     for (size_t at = 0; s && at < sizeof *s; at += 64) __builtin_prefetch((const char *)s + at, 1);
 }
 
-/* A span over pages that are taken already; scavenged of them were the OS's. Structs and bitmaps are reserved. */
-static mspan *make_span(pymem_heap *h, proc *p, uint64_t page, uint64_t npages, uint64_t scavenged, int kind,
+/* A span over pages that are taken already; scavenged of them were the OS's. Structs and bitmaps are reserved, and the
+ * struct is accounted for. */
+static mspan *make_span(pymem_heap *h, uint64_t page, uint64_t npages, uint64_t scavenged, int kind,
                         uint32_t span_class) {
     mspan *s = h->free_spans;
     h->free_spans = s->next;
     prefetch_span(s->next);
-    account_mspan_new(h, p);
     init_span(s, page_addr(h, page), npages, kind);
     if (kind == PYMEM_SPAN_HEAP) init_object_span(h, s, span_class);
     set_spans(h, page, npages, s);
@@ -189,18 +189,24 @@ static int reserve_span(pymem_heap *h) {
 }
 
 int mheap_alloc_span(pymem_heap *h, proc *p, uint64_t npages, int kind, uint32_t span_class, mspan **out) {
-    uint64_t page, scavenged;
+    uint64_t page, scavenged, released = h->heap_released;
     int rc = reserve_span(h);
     if (!rc) rc = take_pages(h, p, npages, &page, &scavenged);
-    if (!rc) *out = make_span(h, p, page, npages, scavenged, kind, span_class);
-    return rc;
+    if (rc) return rc;
+    account_mspan_new(h, p);
+    if (p->has_p) /* fresh address space is released memory: so the heap grew */
+        scavenge_for_span(h, scavenged << PAGE_SHIFT, h->heap_released - released);
+    *out = make_span(h, page, npages, scavenged, kind, span_class);
+    return PYMEM_OK;
 }
 
 /* The same at pages of the caller's choice, free in the page allocator. */
 int mheap_span_at(pymem_heap *h, proc *p, uint64_t page, uint64_t npages, int kind, uint32_t span_class, mspan **out) {
     int rc = reserve_span(h);
-    if (!rc) *out = make_span(h, p, page, npages, page_alloc_take(&h->pages, page, npages), kind, span_class);
-    return rc;
+    if (rc) return rc;
+    account_mspan_new(h, p);
+    *out = make_span(h, page, npages, page_alloc_take(&h->pages, page, npages), kind, span_class);
+    return PYMEM_OK;
 }
 
 static void drop_slot_tables(pymem_heap *h, mspan *s) {

@@ -86,7 +86,7 @@ int page_alloc_reserve(pymem_heap *h, uint64_t npages) {
     uint64_t need = npages / CHUNK_PAGES, cap = p->cap_chunks ? p->cap_chunks : 16;
     while (cap < need) cap *= 2;
     if (cap == p->cap_chunks) return PYMEM_OK;
-    page_alloc fresh = {.cap_chunks = cap, .nlevels = levels_for(cap), .nchunks = p->nchunks};
+    page_alloc fresh = {.cap_chunks = cap, .nlevels = levels_for(cap), .nchunks = p->nchunks, .scav = p->scav};
     fresh.chunks = os_alloc(h, cap * sizeof(chunk));
     bool good = fresh.chunks != NULL;
     for (uint32_t l = 0; l < fresh.nlevels; l++) {
@@ -178,28 +178,43 @@ static uint64_t mask_of(uint64_t from, uint64_t to) { /* bits [from, to) of a wo
     return (to == 64 ? UINT64_MAX : (1ull << to) - 1) & ~((1ull << from) - 1);
 }
 
-uint64_t page_alloc_take(page_alloc *p, uint64_t page, uint64_t npages) {
-    uint64_t scavenged = 0, end = page + npages;
+/* Sets or clears the bits of a run in one of the two bitmaps of the chunks; returns how many differed. */
+static uint64_t set_bits(page_alloc *p, size_t bitmap, uint64_t page, uint64_t npages, bool value) {
+    uint64_t changed = 0, end = page + npages;
     for (uint64_t at = page; at < end;) {
         uint64_t stop = (at | 63) + 1 < end ? (at | 63) + 1 : end;
         uint64_t mask = mask_of(at & 63, stop - (at & ~63ull));
-        chunk *c = &p->chunks[at / CHUNK_PAGES];
-        uint64_t w = at % CHUNK_PAGES / 64;
-        scavenged += (uint64_t)__builtin_popcountll(c->scav[w] & mask);
-        c->alloc[w] |= mask;
-        c->scav[w] &= ~mask;
+        uint64_t *word = (uint64_t *)((char *)&p->chunks[at / CHUNK_PAGES] + bitmap) + at % CHUNK_PAGES / 64;
+        uint64_t after = value ? *word | mask : *word & ~mask;
+        changed += (uint64_t)__builtin_popcountll(after ^ *word);
+        *word = after;
         at = stop;
     }
-    page_alloc_update(p, page / CHUNK_PAGES, (end - 1) / CHUNK_PAGES);
+    return changed;
+}
+
+uint64_t page_alloc_take(page_alloc *p, uint64_t page, uint64_t npages) {
+    set_bits(p, offsetof(chunk, alloc), page, npages, true);
+    uint64_t scavenged = set_bits(p, offsetof(chunk, scav), page, npages, false);
+    scavenge_note_alloc(p, page, npages);
+    page_alloc_update(p, page / CHUNK_PAGES, (page + npages - 1) / CHUNK_PAGES);
     return scavenged;
 }
 
 void page_alloc_free(page_alloc *p, uint64_t page, uint64_t npages) {
-    uint64_t end = page + npages;
-    for (uint64_t at = page; at < end;) {
-        uint64_t stop = (at | 63) + 1 < end ? (at | 63) + 1 : end;
-        p->chunks[at / CHUNK_PAGES].alloc[at % CHUNK_PAGES / 64] &= ~mask_of(at & 63, stop - (at & ~63ull));
-        at = stop;
-    }
-    page_alloc_update(p, page / CHUNK_PAGES, (end - 1) / CHUNK_PAGES);
+    set_bits(p, offsetof(chunk, alloc), page, npages, false);
+    scavenge_note_free(p, page, npages);
+    page_alloc_update(p, page / CHUNK_PAGES, (page + npages - 1) / CHUNK_PAGES);
+}
+
+/* The scavenger's own doings are not use: its index does not see them. */
+void page_alloc_hide(page_alloc *p, uint64_t page, uint64_t npages) {
+    set_bits(p, offsetof(chunk, alloc), page, npages, true);
+    page_alloc_update(p, page / CHUNK_PAGES, (page + npages - 1) / CHUNK_PAGES);
+}
+
+void page_alloc_release_hidden(page_alloc *p, uint64_t page, uint64_t npages) {
+    set_bits(p, offsetof(chunk, alloc), page, npages, false);
+    set_bits(p, offsetof(chunk, scav), page, npages, true);
+    page_alloc_update(p, page / CHUNK_PAGES, (page + npages - 1) / CHUNK_PAGES);
 }

@@ -15,6 +15,7 @@ void page_cache_fill_block(page_alloc *p, page_cache *c, uint64_t page) {
     *c = (page_cache){.page = page, .cache = free_pages, .scav = k->scav[word] & free_pages};
     k->alloc[word] = UINT64_MAX;
     k->scav[word] &= ~free_pages;
+    scavenge_note_alloc(p, page, (uint64_t)__builtin_popcountll(free_pages)); /* so many, wherever in the block */
     page_alloc_update(p, page / CHUNK_PAGES, page / CHUNK_PAGES);
 }
 
@@ -40,6 +41,8 @@ void page_cache_flush(page_alloc *p, page_cache *c) {
     uint64_t word = c->page % CHUNK_PAGES / 64;
     k->alloc[word] &= ~c->cache;
     k->scav[word] |= c->scav;
+    for (uint64_t left = c->cache; left; left &= left - 1)
+        scavenge_note_free(p, c->page + (uint64_t)__builtin_ctzll(left), 1);
     page_alloc_update(p, c->page / CHUNK_PAGES, c->page / CHUNK_PAGES);
     *c = (page_cache){0};
 }

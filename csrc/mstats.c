@@ -158,11 +158,13 @@ static uint64_t total_mapped(const pymem_heap *h) {
     return n;
 }
 
+uint64_t mapped_ready(const pymem_heap *h) { return total_mapped(h) - h->heap_released; }
+
 /* goal = limit - (memory that is not heap objects nor room for them + what is already over the limit), less 3 % and at
  * least 1 MB of headroom. Go: (*gcControllerState).memoryLimitHeapGoal */
 static uint64_t memory_limit_goal(const pymem_heap *h) {
     const uint64_t headroom_min = 1 << 20;
-    uint64_t ready = total_mapped(h) - h->heap_released, limit = h->memory_limit;
+    uint64_t ready = mapped_ready(h), limit = h->memory_limit;
     uint64_t other = ready - h->heap_free - (total_alloc(h) - total_free(h));
     uint64_t over = ready > limit ? ready - limit : 0;
     if (other + over >= limit) return h->heap_marked;

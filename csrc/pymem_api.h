@@ -195,6 +195,30 @@ typedef struct {
     uint32_t sweep_done, pad;
 } pymem_pace_info;
 int pymem_read_pace(pymem_heap *h, pymem_pace_info *out);
+/* ---- the scavenger: free pages go back to the OS, the highest first ---- */
+/* Gives back at least so many bytes of free pages, unless there are no more. force: densely used chunks too, as
+ * FreeOSMemory does. *released: bytes given back, perhaps more than asked so that no huge page is split. */
+int pymem_scavenge(pymem_heap *h, uint64_t bytes, int force, uint64_t *released);
+/* What allocations keep to by giving back on their way. gc_percent_goal: bytes of heap retained, looked at where the
+ * heap grows; memory_limit: bytes of ready memory, looked at for every span. UINT64_MAX: none, as at birth. */
+int pymem_set_scavenge_goals(pymem_heap *h, uint64_t gc_percent_goal, uint64_t memory_limit);
+typedef struct {
+    uint64_t heap_in_use, heap_free, heap_released; /* bytes of pages: in spans of objects; free; free and given back */
+    uint64_t mapped_ready;                          /* bytes of any use that were not given back */
+    uint64_t released_eager;                        /* bytes given back by allocations on their way, since birth */
+} pymem_scavenge_info;
+int pymem_read_scavenge(pymem_heap *h, pymem_scavenge_info *out);
+/* Chunks of 512 pages in address order, from the arena base on. */
+typedef struct {
+    uint16_t in_use, last_in_use; /* pages now, and when the generation of the last change began */
+    uint32_t generation;          /* of the last change */
+    uint32_t has_free;            /* 0: nothing was freed since the scavenger last found nothing */
+} pymem_scavenge_chunk;
+int pymem_scavenge_chunks(pymem_heap *h, uint64_t from_chunk, pymem_scavenge_chunk *out, uint64_t cap, uint64_t *n);
+/* The choice inside a chunk by itself: bitmaps of 512 pages, the highest page to look at, a power of 2 (1 to 64) that
+ * runs are aligned to, and how many pages are wanted. *npages 0: there is none. */
+int pymem_scavenge_candidate(const uint64_t *alloc, const uint64_t *scavenged, uint32_t from, uint32_t min,
+                             uint64_t max, uint32_t *first, uint32_t *npages);
 
 /* ---- looking inside ---- */
 typedef struct {

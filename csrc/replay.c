@@ -198,19 +198,8 @@ static int do_sweep_in(pymem_replay *r, const event *e) {
 /* Pages go to the OS in two steps: taken out, so that nobody gets them meanwhile, and put back. */
 static void do_scavenge(pymem_heap *h, const event *e) {
     uint64_t page = page_of(h, e->object);
-    if (!(e->flags & 1)) {
-        page_alloc_take(&h->pages, page, e->size);
-        h->scavenging[h->nscavenging++] = (page_run){page, e->size};
-        return;
-    }
-    uint32_t i = 0;
-    while (h->scavenging[i].page != page) i++; /* scavenge_check has found it */
-    h->scavenging[i] = h->scavenging[--h->nscavenging];
-    page_alloc_free(&h->pages, page, e->size);
-    for (i = 0; i < e->size; i++)
-        h->pages.chunks[(page + i) / CHUNK_PAGES].scav[(page + i) % CHUNK_PAGES / 64] |= 1ull << ((page + i) & 63);
-    h->heap_free -= e->size << PAGE_SHIFT;
-    h->heap_released += e->size << PAGE_SHIFT;
+    if (e->flags & 1) scavenge_end(h, page, e->size);
+    else scavenge_begin(h, page, e->size);
 }
 
 static bool all_free(const pymem_heap *h, uint64_t page, uint64_t npages) {

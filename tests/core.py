@@ -140,6 +140,35 @@ class Core:
     def pace_sweeper(self, trigger: int) -> None:
         self.heap.call(lib.pymem_pace_sweeper, trigger)
 
+    def next_gen(self) -> None:
+        """Turn an empty cycle, with nothing allocated on the way."""
+        self.gc_begin(NO_PROC)
+        self.gc_mark_and_flip()
+        self.gc_end(NO_PROC)
+        self.sweep_all(NO_PROC)
+
+    # ---- the scavenger ----
+
+    def scavenge(self, size: int, *, force: bool = False) -> int:
+        return self._number(lib.pymem_scavenge, size, force)
+
+    def scavenge_all(self) -> int:
+        return self.scavenge((1 << 64) - 1, force=True)
+
+    def scavenge_goals(self, gc_percent_goal: int, memory_limit: int) -> None:
+        self.heap.call(lib.pymem_set_scavenge_goals, gc_percent_goal, memory_limit)
+
+    def scavenge_info(self) -> Any:
+        out = ffi.new("pymem_scavenge_info *")
+        self.heap.call(lib.pymem_read_scavenge, out)
+        return out
+
+    def scavenge_chunks(self) -> list[tuple[int, int, int, bool]]:
+        """Return in_use, last_in_use, generation and has_free of every chunk."""
+        out, n = ffi.new("pymem_scavenge_chunk[4096]"), ffi.new("uint64_t *")
+        self.heap.call(lib.pymem_scavenge_chunks, 0, out, 4096, n)
+        return [(x.in_use, x.last_in_use, x.generation, bool(x.has_free)) for x in out[0 : n[0]]]
+
     # ---- what can be seen ----
 
     def stats(self, proc: int = NO_PROC, *, flush: bool = False) -> Any:

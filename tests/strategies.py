@@ -36,6 +36,12 @@ type_ids = st.sampled_from([0, 0, 1, 2, 7])
 stack_sizes = st.sampled_from([2048, 2048, 4096, 8192, 16384, 32768, 65536])
 seeds = st.integers(0, 2**32 - 1)
 
+page_words = st.one_of(
+    st.integers(0, 2**64 - 1),
+    st.sampled_from([0, 1, 1 << 63, 2**64 - 1, 2**64 - 2, 2**63 - 1, 0x5555555555555555]),
+)
+"""64 pages, a bit each."""
+
 
 def some_of(pool: Sequence[int], share: float, seed: int) -> list[int]:
     """Return a share of a pool in random order. A seed keeps Hypothesis from drawing each element."""

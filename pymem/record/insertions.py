@@ -97,6 +97,7 @@ INSERTIONS: tuple[Insertion, ...] = (
         "mpagecache.go", "(*pageAlloc).allocToCache", "pymemPCacheFill(&c)", "before", "return c", "last"
     ),
     Insertion("mpagecache.go", "(*pageCache).flush", "pymemPCacheFlush({recv})"),
+    Insertion("mgcscavenge.go", "(*pageAlloc).scavenge", "pymemScavenge({0}, force)"),
     Insertion(
         "mgcscavenge.go",
         "(*pageAlloc).scavengeOne",
