@@ -98,7 +98,19 @@ def unswept(c: Core) -> None:
     c.stats(0, flush=True)
 
 
-SCENARIOS = [boot, procs, kinds, same, each, growth, stacks, collection, unswept]
+def scavenged(c: Core) -> None:
+    """Heap growth that gives back on its way, and a heap that was scavenged."""
+    c.proc_new()
+    c.scavenge_goals(0, 1)
+    held = [c.manual_alloc(0, npages) for npages in (3, 700, 40, 9000, 1, 600)]
+    for addr in held[::2]:
+        c.manual_free(0, addr)
+    c.malloc_same(0, 64, False, 0, 500)
+    c.scavenge_all()
+    c.malloc(0, 80 << 20)
+
+
+SCENARIOS = [boot, procs, kinds, same, each, growth, stacks, collection, unswept, scavenged]
 
 
 def faults(scenario: Scenario) -> Iterator[Core]:

@@ -265,7 +265,7 @@ class Scavenger:
         self.limiting = False
         """Whether the GC CPU limiter is on: then no allocation scavenges for the limit's sake. See `set_limiting`."""
         self.background = BackgroundScavenger(
-            scavenge=self._in_background, should_stop=self._goals_kept, gomaxprocs=gomaxprocs
+            scavenge=self._in_background, should_stop=self.goals_kept, gomaxprocs=gomaxprocs
         )
 
     # ---- goals ----
@@ -299,7 +299,8 @@ class Scavenger:
         limit = NEVER if self.limiting else self._limit
         self._heap.call(lib.pymem_set_scavenge_goals, min(self.gc_percent_goal, NEVER), limit)
 
-    def _goals_kept(self) -> bool:
+    def goals_kept(self) -> bool:
+        """Tell whether heap and memory are within their goals, so that the background has nothing to do."""
         info = self._read()
         retained = info.heap_in_use + info.heap_free
         return bool(retained <= self.gc_percent_goal and info.mapped_ready <= self.memory_limit_goal)

@@ -81,7 +81,7 @@ func free() {
 }
 
 func background() {
-	for step := 0; step < 6; step++ {
+	for step := 0; step < 4; step++ {
 		churn(8000, 4096)
 		drop(3 + step)
 		runtime.GC()
@@ -100,7 +100,7 @@ func growth() {
 		churn(3000, 1024)
 		drop(2)
 		kept[1] = make([]byte, (step%4+1)<<20)
-		kept[3] = make([]byte, 9<<20)
+		kept[3] = make([]byte, (9+2*step)<<20)
 	}
 	report(0)
 }
