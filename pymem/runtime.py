@@ -272,6 +272,10 @@ class Runtime:
         self._gc.commit()
         return before
 
+    def free_os_memory(self, *, p: int = 0) -> None:
+        """Collect, and give all free pages back to the operating system. Go: debug.FreeOSMemory."""
+        self._gc.free_os_memory(self._sched.proc(p))
+
     @property
     def gc_percent(self) -> int:
         """GOGC in percent, -1 for off."""

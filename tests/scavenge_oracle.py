@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pymem._native import ffi, lib
+from pymem.gc.costs import Costs
 from pymem.gc.scavenger import NEVER, Scavenger
 from pymem.inspect import arena_map
 from pymem.replay import Player
@@ -114,7 +115,7 @@ class _Goals:
         )
         rows = self.columns.kind != Event.SCAVENGE
         with Player(self.source, follow=True) as player:
-            self.player, self.scavenger = player, Scavenger(player.heap, gomaxprocs=lambda: 1)
+            self.player, self.scavenger = player, Scavenger(player.heap, gomaxprocs=lambda: 1, costs=Costs())
             done = 0
             for stop in stops.tolist():
                 player.play(self.columns[done : stop + 1].where(rows[done : stop + 1]))

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from page_layout import addr_of, laid_out, scavenged_pages
 from strategies import seeds
 
+from pymem.gc.costs import Costs
 from pymem.gc.scavenger import (
     NEVER,
     BackgroundScavenger,
     PIController,
-    ScavengeCosts,
     Scavenger,
     ScavengeWork,
     free_os_memory,
@@ -224,7 +224,7 @@ def test_background_controller_fails() -> None:
 
 
 def over(c: Core, procs: int = 1) -> Scavenger:
-    return Scavenger(c.heap, gomaxprocs=lambda: procs)
+    return Scavenger(c.heap, gomaxprocs=lambda: procs, costs=Costs())
 
 
 def in_use_and_free(c: Core) -> tuple[int, int]:
@@ -333,10 +333,10 @@ def growing() -> tuple[Core, Scavenger]:
 def test_allocation_scavenges_and_is_billed() -> None:
     c, scavenger = growing()
     c.manual_alloc(0, 512)
-    costs = ScavengeCosts()
-    assert scavenger.take_eager() == ScavengeWork(512 * PAGE, costs.of(512 * PAGE))
+    costs = Costs()
+    assert scavenger.take_eager() == ScavengeWork(512 * PAGE, costs.scavenge_ns(512 * PAGE))
     assert scavenger.take_eager() == ScavengeWork()
-    assert scavenger.take_times() == (costs.of(512 * PAGE), 0)
+    assert scavenger.take_times() == (costs.scavenge_ns(512 * PAGE), 0)
     assert scavenger.take_times() == (0, 0)
     line = scavenger.trace()
     assert (line.background, line.eager, line.released) == (0, 512 * PAGE, c.stats().heap_released)
@@ -384,8 +384,8 @@ def test_trace_utilization() -> None:
 
 
 def test_costs() -> None:
-    costs = ScavengeCosts(call_ns=100, page_ns=10)
-    assert [costs.of(n * PAGE) for n in (0, 1, 5)] == [0, 110, 150]
+    costs = Costs(scavenge_call_ns=100, scavenge_page_ns=10)
+    assert [costs.scavenge_ns(n * PAGE) for n in (0, 1, 5)] == [0, 110, 150]
 
 
 def test_deterministic() -> None:

@@ -11,13 +11,13 @@ __all__ = ["Clock"]
 
 
 class Clock:
-    """Nanoseconds since the process began, and the processor time that was idle or scavenging in them.
+    """Nanoseconds since the process began, and the processor time that was idle in them.
 
     Time is cut into whole nanoseconds; what a stretch leaves over counts in the next one, so that a thousand short
     stretches are as long as one that is a thousand times as long.
     """
 
-    __slots__ = ("_idle", "_rest", "_scavenge_bg", "now", "procs", "total")
+    __slots__ = ("_idle", "_rest", "now", "procs", "total")
 
     def __init__(self, procs: int) -> None:
         self.now = 0
@@ -25,7 +25,6 @@ class Clock:
         self.total = 0  # processor time in all: it outlives a change of procs
         self._rest = 0.0
         self._idle = 0.0
-        self._scavenge_bg = 0.0
 
     def pass_time(self, ns: float, *, unused: float) -> int:
         """Let ns pass, in which `unused` Ps have nothing to do; return the whole nanoseconds that passed."""
@@ -37,13 +36,8 @@ class Clock:
         self._idle += whole * unused
         return whole
 
-    def scavenge(self, ns: float) -> None:
-        """Count background scavenging, which happens beside everything else."""
-        self._scavenge_bg += ns
-
-    def report(self, cpu: CPUStats) -> None:
+    def report(self, cpu: CPUStats, *, scavenge_assist: int, scavenge_bg: int) -> None:
         """Hand over what has come up since the last report. Go: (*cpuStats).accumulate."""
-        idle, scavenged = int(self._idle), int(self._scavenge_bg)
-        cpu.add_rest(scavenge_assist=0, scavenge_bg=scavenged, idle=idle, total=self.total)
+        idle = int(self._idle)
+        cpu.add_rest(scavenge_assist=scavenge_assist, scavenge_bg=scavenge_bg, idle=idle, total=self.total)
         self._idle -= idle
-        self._scavenge_bg -= scavenged

@@ -26,6 +26,7 @@ from pymem.gc.controller import Debtor, TriggerKind
 from pymem.gc.cpu import Share, share_out
 from pymem.gc.limiter import GCCPULimiter
 from pymem.gc.marking import GraphMark, RecordMark
+from pymem.gc.scavenger import Scavenger
 from pymem.gc.state import CycleRecord, GCStats
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pymem.gc.costs import Costs
     from pymem.gc.marking import Mark, Progress
     from pymem.gc.protocol import Pacer
+    from pymem.gc.scavenger import ScavengeTrace
     from pymem.stats.gctrace import Tracer
 
 __all__ = ["EMPTY_PROGRAM_GLOBALS", "Collector", "GCEvent", "GCPhase", "GCResult", "Liveness"]
@@ -152,6 +154,8 @@ class Collector:
         self._busy_proc = procs[0] if procs else -1
         self._fresh: UInt64s | None = None
         self._pins: int | None = None  # root set of what a call has made and its caller does not hold yet
+        self.scavenger = Scavenger(heap, gomaxprocs=lambda: self.clock.procs, costs=costs)
+        self._last_heap_in_use = 0  # bytes, when the last cycle ended
         heap.on_stop = self.stopped
 
     # ---- settings ----
@@ -169,6 +173,7 @@ class Collector:
             self.pacer.revise()
         else:
             self._pace_sweeper()
+        self._pace_scavenger()
         self._tell_goal()
         self.arm()
 
@@ -192,8 +197,10 @@ class Collector:
             size - self._work[1]
         ) * costs.malloc_byte_ns
         self._work = objects, size
-        ns, self._program_ns = self._program_ns, 0.0
+        ns = self._program_ns + self.scavenger.take_eager().ns
+        self._program_ns = 0.0
         self._run(ns)
+        self.scavenger.set_limiting(self.limiter.limiting())
 
     def sleep(self, ns: float) -> None:
         """Let time pass in which the program does nothing."""
@@ -245,6 +252,7 @@ class Collector:
             passed = self._until_deadline(ns)
             self._idle(passed)
             ns -= passed
+            self._scavenge(passed)
             if self._deadline_reached():
                 self.start(TriggerKind.TIME)
 
@@ -273,11 +281,17 @@ class Collector:
         return whole
 
     def _until_deadline(self, ns: float) -> float:
-        """Return how much of ns passes before something is due."""
-        last = self.stats.last_gc_ns
-        if self.pacer.gc_percent < 0 or not last:
-            return ns
-        return min(ns, max(last + _FORCE_PERIOD + 1 - self.clock.now, 0))
+        """Return how much of ns passes before something is due, at least 1."""
+        last, due = self.stats.last_gc_ns, self.scavenger.due_ns
+        if self.pacer.gc_percent >= 0 and last:
+            ns = min(ns, max(last + _FORCE_PERIOD + 1 - self.clock.now, 1))
+        return ns if due is None else min(ns, max(due - self.clock.now, 1))
+
+    def _scavenge(self, passed: float) -> None:
+        """Let the background scavenger do what it is due to; it has a processor of its own, or nearly none."""
+        due = self.scavenger.due_ns
+        if due is not None and due <= self.clock.now:
+            self.scavenger.step(self.clock.now, max(passed, _SLICE))
 
     def _deadline_reached(self) -> bool:
         last = self.stats.last_gc_ns
@@ -302,6 +316,7 @@ class Collector:
         cycle = CycleRecord(number=self.stats.num_gc + 1, forced=forced, gomaxprocs=self.clock.procs)
         cycle.start_ns, cycle.heap0 = self.clock.now, pacer.heap_live
         self._tell(GCPhase.SWEEP_TERMINATION, cycle)
+        self.scavenger.wake(self.clock.now)
         heap.call(lib.pymem_gc_begin, proc)
         self._swept = True
         self._sync()
@@ -465,12 +480,15 @@ class Collector:
         pacer.reset_live(cycle.heap2)
         pacer.commit(False)
         self._sync()
+        self._last_heap_in_use = pacer.heap_in_use
         self._pace_sweeper()
+        self._pace_scavenger()
         self._tell_goal()
         cycle.end_ns = self.clock.now
         cpu = self.stats.cpu
         cpu.add_mark(cycle)
-        self.clock.report(cpu)
+        assist, background = self.scavenger.take_times()
+        self.clock.report(cpu, scavenge_assist=assist, scavenge_bg=background)
         self.limiter.finish_gc_transition(self.clock.now)
         self.stats.finish(cycle)
         if self._tracer:
@@ -531,7 +549,41 @@ class Collector:
 
     def _swept_all(self) -> None:
         self._swept, self._sweep_owed = True, 0.0
+        self.scavenger.wake(self.clock.now)
+        if self._tracer:
+            self._tell_scavenged(self.scavenger.trace())
         self._tell(GCPhase.SWEPT, None)
+
+    def _tell_scavenged(self, line: ScavengeTrace) -> None:
+        assert self._tracer
+        self._tracer.scavenged(
+            background=line.background,
+            eager=line.eager,
+            released=line.released,
+            in_use=line.in_use,
+            free=line.free,
+            forced=line.forced,
+            controller_reset=line.controller_reset,
+        )
+
+    # ---- giving back ----
+
+    def _pace_scavenger(self) -> None:
+        self.scavenger.pace(
+            memory_limit=self.pacer.memory_limit,
+            heap_goal=self.pacer.heap_goal(),
+            last_heap_goal=self.pacer.last_heap_goal,
+            last_heap_in_use=self._last_heap_in_use,
+        )
+
+    def free_os_memory(self, proc: int) -> None:
+        """Collect, then give every free page back. Go: debug.FreeOSMemory."""
+        self.gc(proc)
+        work = self.scavenger.scavenge_all()
+        if self._tracer:
+            self._tell_scavenged(self.scavenger.forced_trace(work))
+        self.charge(work.ns)
+        self.settle()
 
     # ---- collections by hand ----
 

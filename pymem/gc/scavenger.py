@@ -12,7 +12,7 @@ Two goals, both anew at the end of each cycle:
 
 Where a goal is kept already it is off until the next cycle, however the heap grows meanwhile.
 
-Time is virtual, in ns. Go measures what scavenging takes; here `ScavengeCosts` says it. Go: mgcscavenge.go.
+Time is virtual, in ns. Go measures what scavenging takes; here `Costs` says it. Go: mgcscavenge.go.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pymem._heap import Heap
+    from pymem.gc.costs import Costs
 
 __all__ = [
     "NEVER",
     "BackgroundScavenger",
     "PIController",
-    "ScavengeCosts",
     "ScavengeTrace",
     "ScavengeWork",
     "Scavenger",
@@ -60,19 +60,6 @@ _START_RATIO = 0.001
 _COOLDOWN_NS = 5_000_000_000
 _UNTIMED_OS_PAGE_NS = 10_000
 """For work whose measured time is 0. Go: approxWorkedNSPerPhysicalPage."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScavengeCosts:
-    """Nanoseconds that giving pages back takes: madvise(MADV_DONTNEED) over touched memory, measured on Linux 6."""
-
-    call_ns: float = 2000.0
-    page_ns: float = 1450.0
-    """A page of 8,192 bytes."""
-
-    def of(self, released: int) -> int:
-        """Return what giving back so many bytes takes, as if in one run of pages; 0 for none."""
-        return round(self.call_ns + self.page_ns * (released / _PAGE)) if released else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,10 +237,8 @@ class Scavenger:
         "_traced_eager", "background", "gc_percent_goal", "limiting", "memory_limit_goal",
     )  # fmt: skip
 
-    def __init__(
-        self, heap: Heap, *, gomaxprocs: Callable[[], int], costs: ScavengeCosts | None = None
-    ) -> None:
-        self._heap, self._costs = heap, costs or ScavengeCosts()
+    def __init__(self, heap: Heap, *, gomaxprocs: Callable[[], int], costs: Costs) -> None:
+        self._heap, self._costs = heap, costs
         self._info = ffi.new("pymem_scavenge_info *")
         self._limit = NEVER
         self._eager_seen = self._traced_bg = self._traced_eager = 0
@@ -325,7 +310,7 @@ class Scavenger:
 
     def _in_background(self, size: int) -> tuple[int, float]:
         released = self._scavenge(size, force=False)
-        ns = self._costs.of(released)
+        ns = self._costs.scavenge_ns(released)
         self._background_ns += ns
         return released, float(ns)
 
@@ -334,7 +319,7 @@ class Scavenger:
     def take_eager(self) -> ScavengeWork:
         """Return what allocations gave back since the last call, to be billed to them. Go: scavenge.assistTime."""
         seen, self._eager_seen = self._eager_seen, int(self._read().released_eager)
-        work = ScavengeWork(self._eager_seen - seen, self._costs.of(self._eager_seen - seen))
+        work = ScavengeWork(self._eager_seen - seen, self._costs.scavenge_ns(self._eager_seen - seen))
         self._assist_ns += work.ns
         return work
 
@@ -343,7 +328,7 @@ class Scavenger:
     def scavenge_all(self) -> ScavengeWork:
         """Give every free page back, at once. Go: (*mheap).scavengeAll."""
         released = self._scavenge(NEVER, force=True)
-        return ScavengeWork(released, self._costs.of(released))
+        return ScavengeWork(released, self._costs.scavenge_ns(released))
 
     # ---- accounts ----
 
