@@ -89,7 +89,12 @@ app.command(
 )(record)
 app.command(epilog=_example("pymem info json.trace", "pymem info json.trace --json | jq .objects"))(info)
 app.command(
-    epilog=_example("pymem replay json.trace", "pymem replay json.trace --json | jq .memstats.HeapSys")
+    epilog=_example(
+        "pymem replay json.trace",
+        "pymem replay json.trace --json | jq .memstats.HeapSys",
+        "pymem replay json.trace --gogc 200 --memory-limit 512MiB",
+        "pymem replay json.trace --gogc 50 --gctrace",
+    )
 )(replay)
 app.command(epilog=_example("pymem check json.trace", "pymem check app.log --mode open-loop --fail-under 1"))(
     check
