@@ -298,6 +298,12 @@ class Runtime:
         return self._gc_stats
 
     @property
+    def marking(self) -> bool:
+        """Whether a cycle is marking: then objects are born black."""
+        self._gc.settle()
+        return self._gc.record is not None
+
+    @property
     def goroutines_created(self) -> int:
         """Goroutines started so far."""
         return self._sched.last_id
