@@ -18,6 +18,7 @@ from pymem.errors import (
 )
 
 if TYPE_CHECKING:
+    from pymem import types
     from pymem.gc.cycle import GCResult
     from pymem.gotypes import GoType
     from pymem.inspect import GoObject, Span
@@ -49,6 +50,7 @@ __all__ = [
     "read_trace",
     "size_classes",
     "size_to_class",
+    "types",
 ]
 
 _LATER = {
@@ -67,7 +69,13 @@ _LATER = {
 """What is imported when it is first asked for, and from where: numpy alone takes longer than a command line may."""
 
 
+_MODULES = ("types",)
+"""Modules that programs reach through this one, imported as late."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module("pymem." + name)
     if name not in _LATER:
         raise AttributeError(f"module 'pymem' has no attribute {name!r}")
     value = getattr(import_module(_LATER[name]), name)
@@ -76,4 +84,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *_LATER, *_MODULES})
