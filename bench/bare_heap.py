@@ -154,7 +154,8 @@ class Heap:
     def flip(self) -> None:
         """Run a collection up to where everything is unswept and the processor's spans are given back."""
         self.call(lib.pymem_gc_begin, PROC)
-        self.call(lib.pymem_gc_mark_record)
+        self.call(lib.pymem_mark_start, False)
+        self.call(lib.pymem_mark_stop)
         self.call(lib.pymem_gc_flip)
         self.call(lib.pymem_flush, PROC)
         self.call(lib.pymem_gc_end, PROC, 1)

@@ -51,6 +51,8 @@ static int get_proc(pymem_heap *h, int32_t id, bool mallocs, proc **out) {
 
 static int birth(pymem_heap *h) {
     h->sweep_done = true;
+    h->stop_live = UINT64_MAX;
+    h->quantum = INT64_MAX;
     h->gc_goal = UINT64_MAX;
     h->memory_limit = INT64_MAX;
     h->padding = h->config.padding_pages;
@@ -89,6 +91,8 @@ void pymem_heap_free(pymem_heap *h) {
     }
     os_free(h, h->procs, (size_t)h->cap_procs * sizeof *h->procs);
     os_free(h, h->mcache0, sizeof(mcache));
+    mark_release(h);
+    memory_release(h);
     mheap_release(h);
     page_alloc_release(h);
     os_release_kept(h);
@@ -128,6 +132,25 @@ int pymem_proc_destroy(pymem_heap *h, int32_t id) {
     return leave(h, rc ? rc : proc_destroy(h, proc_beside(h, id), id));
 }
 
+/* ---- stops ---- */
+
+int pymem_set_stops(pymem_heap *h, uint64_t stop_live, int64_t quantum) {
+    ENTER(h);
+    h->stop_live = stop_live;
+    h->quantum = quantum;
+    return leave(h, PYMEM_OK);
+}
+
+uint32_t pymem_stop_due(const pymem_heap *h) { return h->stop_due; }
+
+int pymem_assist_credit(pymem_heap *h, int32_t id, int64_t add, int64_t *now) {
+    ENTER(h);
+    proc *p;
+    int rc = get_proc(h, id, false, &p);
+    if (!rc) *now = p->credit += add;
+    return leave(h, rc);
+}
+
 /* ---- allocation ---- */
 
 static int size_check(pymem_heap *h, uint64_t size) {
@@ -153,7 +176,10 @@ int pymem_malloc(pymem_heap *h, int32_t id, uint64_t size, int noscan, uint32_t 
     proc *p;
     int rc = get_proc(h, id, true, &p);
     if (!rc) rc = size_check(h, size);
-    return leave(h, rc ? rc : heap_malloc(h, p, size, noscan, type, addr));
+    h->stop_due = PYMEM_STOP_NONE;
+    if (!rc) rc = heap_malloc(h, p, size, noscan, type, addr);
+    if (!rc && h->memory && *addr) memory_new_object(h, *addr, size, type);
+    return leave(h, rc);
 }
 
 int pymem_malloc_same(pymem_heap *h, int32_t id, uint64_t size, int noscan, uint32_t type, uint64_t n, uint64_t *addrs,
@@ -163,7 +189,10 @@ int pymem_malloc_same(pymem_heap *h, int32_t id, uint64_t size, int noscan, uint
     *done = 0;
     int rc = get_proc(h, id, true, &p);
     if (!rc) rc = size_check(h, size);
-    return leave(h, rc ? rc : heap_malloc_same(h, p, size, noscan, type, n, addrs, done));
+    h->stop_due = PYMEM_STOP_NONE;
+    if (!rc) rc = heap_malloc_same(h, p, size, noscan, type, n, addrs, done);
+    if (h->memory) memory_new_objects(h, addrs, *done, NULL, size, NULL, type);
+    return leave(h, rc);
 }
 
 int pymem_malloc_each(pymem_heap *h, int32_t id, const uint64_t *sizes, const uint8_t *noscan, int noscan_all,
@@ -173,7 +202,10 @@ int pymem_malloc_each(pymem_heap *h, int32_t id, const uint64_t *sizes, const ui
     *done = 0;
     int rc = get_proc(h, id, true, &p);
     if (!rc) rc = sizes_check(h, sizes, n);
-    return leave(h, rc ? rc : heap_malloc_each(h, p, sizes, noscan, noscan_all, types, n, addrs, done));
+    h->stop_due = PYMEM_STOP_NONE;
+    if (!rc) rc = heap_malloc_each(h, p, sizes, noscan, noscan_all, types, n, addrs, done);
+    if (h->memory) memory_new_objects(h, addrs, *done, sizes, 0, types, 0);
+    return leave(h, rc);
 }
 
 /* ---- stacks and manual spans ---- */
@@ -253,16 +285,52 @@ int pymem_gc_begin(pymem_heap *h, int32_t id) {
     return leave(h, rc ? rc : gc_begin(h, p));
 }
 
-int pymem_gc_mark_record(pymem_heap *h) {
+int pymem_mark_start(pymem_heap *h, int assists) {
     ENTER(h);
-    if (!h->gc_running) return leave(h, fail(h, PYMEM_EINVAL, "gc_mark_record without gc_begin"));
+    if (!h->gc_running || h->marking) return leave(h, fail(h, PYMEM_EINVAL, "mark_start comes once, after gc_begin"));
+    gc_mark_start(h);
     gc_mark_record(h);
+    h->assists = assists;
     return leave(h, PYMEM_OK);
+}
+
+int pymem_mark_start_graph(pymem_heap *h, int assists) {
+    ENTER(h);
+    int rc = PYMEM_OK;
+    if (!h->gc_running || h->marking) rc = fail(h, PYMEM_EINVAL, "mark_start comes once, after gc_begin");
+    if (!rc) rc = mark_graph_reserve(h);
+    if (rc) return leave(h, rc);
+    gc_mark_start(h);
+    mark_graph_start(h);
+    h->assists = assists;
+    return leave(h, PYMEM_OK);
+}
+
+int pymem_mark_drain(pymem_heap *h, int64_t budget, pymem_mark_progress *out) {
+    ENTER(h);
+    *out = (pymem_mark_progress){.idle = 1};
+    if (!h->marking) return leave(h, fail(h, PYMEM_EINVAL, "mark_drain without mark_start"));
+    return leave(h, h->mark ? mark_graph_drain(h, budget, out) : PYMEM_OK);
+}
+
+int pymem_mark_get(pymem_heap *h, pymem_mark_totals *out) {
+    ENTER(h);
+    *out = h->marks;
+    return leave(h, PYMEM_OK);
+}
+
+int pymem_mark_stop(pymem_heap *h) {
+    ENTER(h);
+    if (!h->marking) return leave(h, fail(h, PYMEM_EINVAL, "mark_stop without mark_start"));
+    if (h->mark && !mark_is_idle(h)) return leave(h, fail(h, PYMEM_EINVAL, "there is still something to mark"));
+    int rc = h->mark ? mark_graph_stop(h) : PYMEM_OK;
+    gc_mark_stop(h);
+    return leave(h, rc);
 }
 
 int pymem_gc_flip(pymem_heap *h) {
     ENTER(h);
-    if (!h->gc_running) return leave(h, fail(h, PYMEM_EINVAL, "gc_flip without gc_begin"));
+    if (!h->gc_running || h->marking) return leave(h, fail(h, PYMEM_EINVAL, "gc_flip comes once, after mark_stop"));
     gc_flip(h);
     return leave(h, PYMEM_OK);
 }
@@ -314,6 +382,80 @@ int pymem_pace_sweeper(pymem_heap *h, uint64_t trigger) {
     ENTER(h);
     pace_sweeper(h, trigger);
     return leave(h, PYMEM_OK);
+}
+
+int pymem_read_pace(pymem_heap *h, pymem_pace_info *out) {
+    ENTER(h);
+    pace_read(h, out);
+    return leave(h, PYMEM_OK);
+}
+
+/* ---- the graph ---- */
+
+int pymem_memory_on(pymem_heap *h) {
+    ENTER(h);
+    return leave(h, memory_on(h));
+}
+
+int pymem_memory(pymem_heap *h, uint64_t addr, uint64_t size, char **out) {
+    ENTER(h);
+    *out = NULL;
+    return leave(h, memory_bytes(h, addr, size, out));
+}
+
+int pymem_type_add(pymem_heap *h, uint32_t id, uint64_t size, uint64_t ptrdata, const uint64_t *mask, uint64_t words) {
+    ENTER(h);
+    return leave(h, memory_type_add(h, id, size, ptrdata, mask, words));
+}
+
+int pymem_roots_new(pymem_heap *h, int kind, uint32_t *id) {
+    ENTER(h);
+    if (kind != PYMEM_ROOTS_GLOBALS && kind != PYMEM_ROOTS_STACK)
+        return leave(h, fail(h, PYMEM_EINVAL, "roots are globals or a stack, not of kind %d", kind));
+    return leave(h, roots_new(h, kind == PYMEM_ROOTS_STACK, id));
+}
+
+int pymem_roots_set(pymem_heap *h, uint32_t id, uint64_t first, const uint64_t *addrs, uint64_t n) {
+    ENTER(h);
+    return leave(h, roots_set(h, id, first, addrs, n));
+}
+
+int pymem_roots_get(pymem_heap *h, uint32_t id, uint64_t first, uint64_t *addrs, uint64_t n) {
+    ENTER(h);
+    const root_set *r = roots_of(h, id);
+    if (r && (first > r->n || n > r->n - first)) {
+        fail(h, PYMEM_EINVAL, "set of roots %u has %llu places", id, (ull)r->n);
+        r = NULL;
+    }
+    if (r && n) memcpy(addrs, r->addrs + first, n * sizeof *addrs);
+    return leave(h, r ? PYMEM_OK : PYMEM_EINVAL);
+}
+
+int pymem_roots_resize(pymem_heap *h, uint32_t id, uint64_t n) {
+    ENTER(h);
+    if (n > 1ull << 40) return leave(h, fail(h, PYMEM_ESIZE, "%llu roots are more than there is memory for", (ull)n));
+    return leave(h, roots_resize(h, id, n));
+}
+
+int pymem_roots_free(pymem_heap *h, uint32_t id) {
+    ENTER(h);
+    return leave(h, roots_free(h, id));
+}
+
+int pymem_store_batch(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, const uint64_t *targets,
+                      uint64_t n, uint64_t *done) {
+    ENTER(h);
+    *done = 0;
+    int rc = memory_on(h);
+    return leave(h, rc ? rc : memory_store(h, objects, offsets, targets, n, done));
+}
+
+int pymem_load_batch(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, uint64_t n, uint64_t *out,
+                     uint64_t *done) {
+    ENTER(h);
+    *done = 0;
+    int rc = memory_on(h);
+    return leave(h, rc ? rc : memory_load(h, objects, offsets, n, out, done));
 }
 
 /* ---- memory outside the heap ---- */

@@ -103,6 +103,7 @@ typedef struct {
     uint64_t tiny;                  /* address of the current block, 0: none */
     uint64_t tiny_offset;           /* bytes used in it */
     uint64_t tiny_allocs;           /* objects that joined a block since MemStats counted them last */
+    uint64_t scan_alloc;            /* bytes to scan of what was allocated since heap_scan heard of it last */
     mspan *tiny_span;
     uint32_t tiny_slot;
     stack_cache stacks[NUM_STACK_ORDERS];
@@ -115,6 +116,8 @@ typedef struct {
     persistent_chunk palloc;
     uint32_t mspans;    /* mspan structs in its cache, <= MSPAN_CACHE */
     uint32_t flush_gen; /* the heap's sweepgen when the cache was last known fresh */
+    int64_t credit;     /* bytes it may allocate while marking before it must assist. Go: gcAssistBytes */
+    bool paid;          /* the credit for the object it wants next was taken before it was sent to assist */
     bool has_p;
 } proc;
 
@@ -165,6 +168,51 @@ struct mspan_slab {
 
 typedef struct kept_block kept_block; /* os.c */
 
+/* Which words of one element of a type hold pointers: bit i of the mask says word i. */
+typedef struct {
+    uint64_t size;    /* bytes of an element; 0: no such type */
+    uint64_t ptrdata; /* bytes up to its last pointer */
+    uint64_t words;   /* of the mask; at least 1 */
+    uint64_t *mask;   /* no bit at or beyond ptrdata / 8 */
+} type_map;
+
+/* Addresses that keep objects alive: globals, or the stack of one goroutine. */
+typedef struct {
+    uint64_t *addrs;
+    uint64_t n;
+    uint8_t used, stack;
+    uint8_t scanned; /* in this mark; or made while it ran */
+} root_set;
+
+enum { PAGE_BIT_WORDS = 16 };
+
+/* Object memory and the tables beside it, an entry a page; one reservation, made at first use. */
+typedef struct {
+    char *base;      /* what lies at the first arena's address */
+    size_t reserved; /* bytes of the reservation, and pages of objects in it */
+    uint64_t pages;
+    /* Mark and grey bits of the span that begins there, its 64-bit words by turns; of 8-byte slots: mark bits alone.
+     * All zero unless marking by graph. */
+    uint64_t (*bits)[PAGE_BIT_WORDS];
+    uint64_t *mask; /* pointer bits of each object of the page, where all have the same */
+    uint16_t *info; /* PAGE_NONE, PAGE_MANUAL or span class + PAGE_CLASS; small: | pages from the span's base << 8 */
+    uint8_t *state; /* enum page_state */
+    type_map *types;
+    uint32_t ntypes, nroots; /* room for */
+    root_set *roots;
+} object_memory;
+
+enum { PAGE_NONE = 0, PAGE_MANUAL = 1, PAGE_CLASS = 2 };
+enum page_state {
+    PAGE_DIRTY = 1,   /* may hold bytes of objects that are gone */
+    PAGE_MASK = 2,    /* the mask holds for at least one object */
+    PAGE_MIXED = 4,   /* but not for all */
+    PAGE_QUEUED = 8,  /* marking: it waits in the span queue */
+    PAGE_MARKED = 16, /* marking: Go would have set its bit in pageMarks */
+};
+
+typedef struct graph_mark graph_mark; /* mgcmark.c */
+
 struct pymem_heap {
     pymem_config config;
     atomic_flag busy;
@@ -209,6 +257,18 @@ struct pymem_heap {
     uint64_t pages_in_use, pages_swept, pages_swept_basis, sweep_live_basis;
     uint64_t reclaim_page, reclaim_limit, reclaim_credit;
 
+    /* why a call that allocates comes back early */
+    uint64_t stop_live; /* heap_live from which a cycle should start; UINT64_MAX: never */
+    int64_t quantum;    /* bytes of slots that may be handed out before the policy wants to look */
+    uint32_t stop_due;  /* enum pymem_stop, of the call under way or the last one */
+
+    /* marking: objects are born black. by_record: what lives was told, all at mark_start */
+    bool marking, by_record, assists;
+    pymem_mark_totals marks; /* so far in this cycle */
+    graph_mark *mark;        /* while marking by graph, else NULL */
+    object_memory *memory;   /* NULL: objects have no memory behind them */
+    uint64_t heap_scan;      /* bytes of the heap that a mark would have to scan; fixed while one runs */
+
     /* scripted: a replayed allocation sweeps these spans on its way, not those that credit and reclaimer would */
     bool scripted;
     bool must_grow; /* the next refill takes a fresh span, as the record says */
@@ -242,6 +302,8 @@ void *os_alloc_kept(pymem_heap *h, size_t size); /* zeroed; until os_release_kep
 void os_release_kept(pymem_heap *h);
 void *os_grow(pymem_heap *h, void *p, size_t old_size, size_t new_size); /* the new part zeroed */
 void os_free(pymem_heap *h, void *p, size_t size);
+void *os_reserve(pymem_heap *h, size_t size); /* zeros, backed page by page at first touch; not in real_bytes */
+void os_unreserve(void *p, size_t size);
 
 /* ---- sizeclasses.c ---- */
 typedef struct {
@@ -269,6 +331,7 @@ void account_arena(pymem_heap *h, proc *p, uint64_t narenas);
 void account_pages_grow(pymem_heap *h, uint64_t base, uint64_t limit);
 void mem_stats_read(pymem_heap *h, pymem_mem_stats *out);
 uint64_t heap_goal(const pymem_heap *h);
+void pace_read(pymem_heap *h, pymem_pace_info *out);
 
 /* ---- mpagealloc.c ---- */
 int page_alloc_reserve(pymem_heap *h, uint64_t npages); /* metadata for npages in all; changes nothing else */
@@ -320,6 +383,7 @@ uint64_t page_of(const pymem_heap *h, uint64_t addr);
 uint64_t page_addr(const pymem_heap *h, uint64_t page);
 void mheap_release(pymem_heap *h);
 void heap_live_add(pymem_heap *h, int64_t delta);
+void heap_scan_flush(pymem_heap *h, mcache *c);
 
 /* ---- mcentral.c: the sets of spans a class has ---- */
 span_set *set_swept(pymem_heap *h, uint32_t span_class, bool full);
@@ -331,6 +395,41 @@ void span_set_to_front(pymem_heap *h, mspan *s);
 void span_sets_reset(pymem_heap *h);
 int swept_parity(const pymem_heap *h);
 
+/* ---- memory.c: the bytes of objects; all but the first need it to be on ---- */
+int memory_on(pymem_heap *h);
+void memory_release(pymem_heap *h);
+void memory_set_pages(pymem_heap *h, uint64_t page, uint64_t npages, const mspan *s); /* NULL: free from now on */
+void memory_span_swept(pymem_heap *h, const mspan *s);
+void memory_new_object(pymem_heap *h, uint64_t addr, uint64_t size, uint32_t type);
+void memory_new_objects(pymem_heap *h, const uint64_t *addrs, uint64_t n, const uint64_t *sizes, uint64_t size,
+                        const uint32_t *types, uint32_t type); /* sizes or size, types or type */
+int memory_type_add(pymem_heap *h, uint32_t id, uint64_t size, uint64_t ptrdata, const uint64_t *mask, uint64_t words);
+const type_map *memory_type(const pymem_heap *h, uint64_t type); /* NULL: every word may be a pointer */
+uint64_t memory_read_bits(const object_memory *m, uint64_t page, uint64_t elem_size, uint32_t slot);
+char *memory_at(const pymem_heap *h, uint64_t addr);
+bool memory_is_target(const pymem_heap *h, uint64_t addr);
+int memory_bytes(pymem_heap *h, uint64_t addr, uint64_t size, char **out);
+int memory_store(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, const uint64_t *targets, uint64_t n,
+                 uint64_t *done);
+int memory_load(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, uint64_t n, uint64_t *out,
+                uint64_t *done);
+
+/* ---- mgcmark.c: marking by graph ---- */
+int mark_graph_reserve(pymem_heap *h); /* all that may fail of a start; the barrier is on then */
+void mark_graph_start(pymem_heap *h);
+int mark_graph_drain(pymem_heap *h, int64_t budget, pymem_mark_progress *out);
+int mark_graph_stop(pymem_heap *h);
+void mark_release(pymem_heap *h);
+void mark_new_object(pymem_heap *h, mspan *s, uint32_t slot); /* black */
+void mark_barrier(pymem_heap *h, uint64_t old, uint64_t target);
+bool mark_is_idle(const pymem_heap *h);
+bool mark_is_marked(const pymem_heap *h, const mspan *s, uint32_t slot);
+int roots_new(pymem_heap *h, bool stack, uint32_t *id);
+int roots_set(pymem_heap *h, uint32_t id, uint64_t first, const uint64_t *addrs, uint64_t n);
+int roots_resize(pymem_heap *h, uint32_t id, uint64_t n);
+int roots_free(pymem_heap *h, uint32_t id);
+root_set *roots_of(pymem_heap *h, uint32_t id); /* NULL: there is none; the message is set */
+
 /* ---- mgcsweep.c ---- */
 int sweep_span(pymem_heap *h, proc *p, mspan *s, bool preserve, bool *freed);
 int sweep_one(pymem_heap *h, proc *p, mspan **swept, uint64_t *base); /* base 0: nothing left */
@@ -341,7 +440,7 @@ int reclaim(pymem_heap *h, proc *p, uint64_t npages);
 void pace_sweeper(pymem_heap *h, uint64_t trigger);
 
 /* ---- mcache.c ---- */
-int mcache_refill(pymem_heap *h, proc *p, uint32_t span_class);
+int mcache_refill(pymem_heap *h, proc *p, uint32_t span_class); /* may set stop_due */
 int mcache_release_all(pymem_heap *h, proc *p, mcache *c);
 int alloc_large(pymem_heap *h, proc *p, uint64_t size, bool noscan, mspan **out);
 mcache *mcache_new(pymem_heap *h);
@@ -357,11 +456,21 @@ void stack_free_spans(pymem_heap *h, proc *p);
 int proc_new(pymem_heap *h, int32_t *id);
 int proc_destroy(pymem_heap *h, proc *p, int32_t id);
 
+/* ---- types ---- */
+/* TEMPORARY until mark is merged */
+static inline uint64_t type_scan_size(const pymem_heap *h, uint32_t type, uint64_t size) {
+    (void)h;
+    (void)type;
+    return size;
+}
+
 /* ---- mgc.c ---- */
 int gc_begin(pymem_heap *h, proc *p);
 int gc_settle(pymem_heap *h, proc *p); /* the last cycle ends for good: stale caches flushed, all swept */
 int gc_collect(pymem_heap *h, proc *p, const uint64_t *dead, uint64_t n, uint64_t *done, pymem_gc_result *out);
 void gc_mark_record(pymem_heap *h);
+void gc_mark_start(pymem_heap *h);
+void gc_mark_stop(pymem_heap *h);
 void gc_flip(pymem_heap *h);
 void gc_end(pymem_heap *h, proc *p, bool forced);
 int proc_flush(pymem_heap *h, proc *p, proc *owner);

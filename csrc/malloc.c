@@ -45,6 +45,15 @@ int span_set_type(pymem_heap *h, mspan *s, uint32_t slot, uint32_t type) {
     return rc;
 }
 
+/* ---- what a mark would have to scan of it ---- */
+
+/* Bytes of an object of so many bytes in a slot of s, up to its last pointer. Where a header or the span tells the type
+ * Go counts the whole slot. Go: heapSetTypeNoHeader, heapSetTypeSmallHeader, heapSetTypeLarge */
+static inline uint64_t scan_size(const pymem_heap *h, const mspan *s, uint64_t size, uint32_t type) {
+    if (s->span_class & 1) return 0;
+    return s->elem_size == 8 || s->elem_size > MIN_HEADER_SIZE ? s->elem_size : type_scan_size(h, type, size);
+}
+
 /* ---- one small object ---- */
 
 static inline int next_slot(pymem_heap *h, proc *p, uint32_t span_class, mspan **span, uint32_t *slot) {
@@ -66,7 +75,8 @@ static inline void take_slot(mspan *s, uint32_t slot) {
     s->alloc_count++;
 }
 
-static inline int malloc_slot(pymem_heap *h, proc *p, uint32_t span_class, uint32_t type, uint64_t *addr) {
+static inline int malloc_slot(pymem_heap *h, proc *p, uint32_t span_class, uint64_t size, uint32_t type,
+                              uint64_t *addr) {
     mspan *s;
     uint32_t i;
     int rc = next_slot(h, p, span_class, &s, &i);
@@ -74,6 +84,7 @@ static inline int malloc_slot(pymem_heap *h, proc *p, uint32_t span_class, uint3
     if (type && (rc = type_table(h, s))) return rc;
     take_slot(s, i);
     if (s->types) s->types[i] = type;
+    p->cache->scan_alloc += scan_size(h, s, size, type);
     *addr = s->base + i * s->elem_size;
     return PYMEM_OK;
 }
@@ -127,6 +138,7 @@ static int malloc_large(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint
     int rc = alloc_large(h, p, size, noscan, &s);
     if (rc) return rc;
     s->large_type = type;
+    p->cache->scan_alloc += scan_size(h, s, size, type);
     *addr = s->base;
     return PYMEM_OK;
 }
@@ -143,12 +155,66 @@ static inline uint64_t span_header(const mspan *s) {
 static inline bool is_large(uint64_t size) { return size > MAX_SMALL - MALLOC_HEADER; }
 static inline bool is_tiny(uint64_t size, bool noscan) { return noscan && size < TINY_SIZE; }
 
-int heap_malloc(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t *addr) {
+/* joined: it got a piece of a block that was there. */
+static int malloc_white(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t *addr,
+                        bool *joined) {
+    *joined = false;
     if (is_large(size)) return malloc_large(h, p, size, noscan, type, addr);
-    if (is_tiny(size, noscan)) return tiny_join(p->cache, size, addr) ? PYMEM_OK : tiny_open(h, p, size, type, addr);
+    if (is_tiny(size, noscan)) {
+        *joined = tiny_join(p->cache, size, addr);
+        return *joined ? PYMEM_OK : tiny_open(h, p, size, type, addr);
+    }
     uint64_t request = slot_request(size, noscan);
-    int rc = malloc_slot(h, p, small_span_class(size_classes_go(), request, noscan), type, addr);
+    int rc = malloc_slot(h, p, small_span_class(size_classes_go(), request, noscan), size, type, addr);
     if (!rc) *addr += request - size;
+    return rc;
+}
+
+static inline void spend_quantum(pymem_heap *h, uint64_t bytes) {
+    h->quantum -= (int64_t)bytes;
+    if (__builtin_expect(h->quantum <= 0, 0)) h->stop_due |= PYMEM_STOP_QUANTUM;
+}
+
+/* ---- while marking ---- */
+
+/* Go: gcmarknewobject */
+static mspan *mark_new(pymem_heap *h, uint64_t addr) {
+    mspan *s = mheap_span_of(h, addr);
+    if (h->mark) mark_new_object(h, s, span_slot_of(s, addr));
+    else bit_set(s->mark_bits, span_slot_of(s, addr));
+    s->page_mark = 1;
+    h->marks.objects_marked++;
+    h->marks.bytes_marked += s->elem_size;
+    return s;
+}
+
+/* The credit pays for the object before it is placed. Sent back to assist, the caller does not pay again.
+ * Go: deductAssistCredit */
+static bool pay(pymem_heap *h, proc *p, uint64_t size) {
+    if (!p->paid) p->credit -= (int64_t)size;
+    p->paid = !p->paid && p->credit < 0;
+    if (p->paid) h->stop_due |= PYMEM_STOP_ASSIST;
+    return !p->paid;
+}
+
+/* *addr is 0 where an assist is due first. */
+static int malloc_black(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t *addr) {
+    bool joined;
+    *addr = 0;
+    if (h->assists && !pay(h, p, size)) return PYMEM_OK;
+    int rc = malloc_white(h, p, size, noscan, type, addr, &joined);
+    if (rc || joined) return rc;
+    const mspan *s = mark_new(h, *addr);
+    if (h->assists) p->credit -= (int64_t)(s->elem_size - size);
+    spend_quantum(h, s->elem_size);
+    return PYMEM_OK;
+}
+
+int heap_malloc(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t *addr) {
+    if (h->marking) return malloc_black(h, p, size, noscan, type, addr);
+    bool joined;
+    int rc = malloc_white(h, p, size, noscan, type, addr, &joined);
+    if (!rc && !joined) spend_quantum(h, size);
     return rc;
 }
 
@@ -166,11 +232,12 @@ typedef struct {
     uint32_t slots;
 } slot_run;
 
-static void run_close(slot_run *r) {
+static void run_close(pymem_heap *h, slot_run *r) {
     if (!r->span) return;
     uint32_t used = span_slot_of(r->span, r->next) - r->first;
     if (used) r->span->freeindex = (uint16_t)(r->first + used);
     r->span->alloc_count = (uint16_t)(r->span->alloc_count + used);
+    spend_quantum(h, used * r->step);
     *r = (slot_run){0};
 }
 
@@ -192,15 +259,17 @@ static int run_open(pymem_heap *h, proc *p, slot_run *r, uint32_t span_class, ui
     return PYMEM_OK;
 }
 
-static inline int run_malloc(pymem_heap *h, proc *p, slot_run *r, uint32_t span_class, uint32_t type, uint64_t *addr) {
+static inline int run_malloc(pymem_heap *h, proc *p, slot_run *r, uint32_t span_class, uint64_t size, uint32_t type,
+                             uint64_t *addr) {
     if (__builtin_expect(r->next == r->end || (type && !r->types), 0)) {
-        run_close(r);
+        run_close(h, r);
         int rc = run_open(h, p, r, span_class, type);
         if (rc) return rc;
     }
     *addr = r->next;
     r->next += r->step;
     if (r->types) *r->types++ = type;
+    if (!(span_class & 1)) p->cache->scan_alloc += scan_size(h, r->span, size, type);
     return PYMEM_OK;
 }
 
@@ -209,31 +278,44 @@ static inline int runs_malloc(pymem_heap *h, proc *p, slot_run *runs, const size
     if (__builtin_expect(is_large(size), 0)) return malloc_large(h, p, size, noscan, type, addr);
     if (is_tiny(size, noscan)) {
         if (tiny_join(p->cache, size, addr)) return PYMEM_OK;
-        run_close(&runs[TINY_SPAN_CLASS]);
+        run_close(h, &runs[TINY_SPAN_CLASS]);
         return tiny_open(h, p, size, type, addr);
     }
     uint32_t span_class = small_span_class(t, slot_request(size, noscan), noscan);
-    return run_malloc(h, p, &runs[span_class], span_class, type, addr);
+    return run_malloc(h, p, &runs[span_class], span_class, size, type, addr);
 }
 
 /* The next slot of a span class, or a large object of so many pages: for callers that know the class but not the size.
  */
 int heap_malloc_class(pymem_heap *h, proc *p, uint32_t span_class, uint64_t npages, uint32_t type, uint64_t *addr) {
-    if (span_class >> 1) return malloc_slot(h, p, span_class, type, addr);
+    if (span_class >> 1) return malloc_slot(h, p, span_class, size_classes_go()->size[span_class >> 1], type, addr);
     return malloc_large(h, p, npages << PAGE_SHIFT, span_class & 1, type, addr);
+}
+
+/* No runs while marking: each object pays and is marked. */
+static int malloc_each_black(pymem_heap *h, proc *p, const uint64_t *sizes, const uint8_t *noscan, int noscan_all,
+                             const uint32_t *types, uint64_t n, uint64_t *addrs, uint64_t *done) {
+    for (; *done < n && !h->stop_due; *done += addrs[*done] != 0) {
+        uint64_t i = *done;
+        int rc = malloc_black(h, p, sizes[i], noscan ? noscan[i] : noscan_all, types ? types[i] : 0, &addrs[i]);
+        if (rc) return rc;
+    }
+    return PYMEM_OK;
 }
 
 int heap_malloc_each(pymem_heap *h, proc *p, const uint64_t *sizes, const uint8_t *noscan, int noscan_all,
                      const uint32_t *types, uint64_t n, uint64_t *addrs, uint64_t *done) {
+    *done = 0;
+    if (h->marking) return malloc_each_black(h, p, sizes, noscan, noscan_all, types, n, addrs, done);
     const size_classes *t = size_classes_go();
     slot_run runs[NUM_SPAN_CLASSES] = {0};
     int rc = PYMEM_OK;
     uint64_t i = 0;
-    for (; i < n; i++) {
+    for (; i < n && !h->stop_due; i++) {
         rc = runs_malloc(h, p, runs, t, sizes[i], noscan ? noscan[i] : noscan_all, types ? types[i] : 0, &addrs[i]);
         if (rc) break;
     }
-    for (uint32_t c = 0; c < NUM_SPAN_CLASSES; c++) run_close(&runs[c]);
+    for (uint32_t c = 0; c < NUM_SPAN_CLASSES; c++) run_close(h, &runs[c]);
     *done = i;
     return rc;
 }
@@ -248,14 +330,17 @@ static uint64_t run_fill(slot_run *r, uint32_t type, uint64_t n, uint64_t *addrs
     return used;
 }
 
-static int fill_runs(pymem_heap *h, proc *p, uint32_t span_class, uint32_t type, uint64_t n, uint64_t *addrs,
-                     uint64_t *done) {
-    while (*done < n) {
+/* A run that began with a trigger ends with its first object. */
+static int fill_runs(pymem_heap *h, proc *p, uint32_t span_class, uint64_t size, uint32_t type, uint64_t n,
+                     uint64_t *addrs, uint64_t *done) {
+    while (*done < n && !h->stop_due) {
         slot_run r;
         int rc = run_open(h, p, &r, span_class, type);
         if (rc) return rc;
-        *done += run_fill(&r, type, n - *done, addrs + *done);
-        run_close(&r);
+        uint64_t used = run_fill(&r, type, h->stop_due ? 1 : n - *done, addrs + *done);
+        p->cache->scan_alloc += used * scan_size(h, r.span, size, type);
+        *done += used;
+        run_close(h, &r);
     }
     return PYMEM_OK;
 }
@@ -263,11 +348,11 @@ static int fill_runs(pymem_heap *h, proc *p, uint32_t span_class, uint32_t type,
 int heap_malloc_same(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t n, uint64_t *addrs,
                      uint64_t *done) {
     *done = 0;
-    if (!is_large(size) && !is_tiny(size, noscan)) {
+    if (!h->marking && !is_large(size) && !is_tiny(size, noscan)) {
         uint32_t span_class = small_span_class(size_classes_go(), slot_request(size, noscan), noscan);
-        return fill_runs(h, p, span_class, type, n, addrs, done);
+        return fill_runs(h, p, span_class, size, type, n, addrs, done);
     }
-    for (; *done < n; ++*done) {
+    for (; *done < n && !h->stop_due; *done += addrs[*done] != 0) {
         int rc = heap_malloc(h, p, size, noscan, type, &addrs[*done]);
         if (rc) return rc;
     }

@@ -87,6 +87,11 @@ static int cache_span(pymem_heap *h, proc *p, uint32_t span_class, mspan **out) 
     return rc ? rc : mheap_alloc_span(h, p, npages, PYMEM_SPAN_HEAP, span_class, out);
 }
 
+/* A cycle is due. Go: (gcTrigger).test, for those callers of it that have just cached a span or made a large one */
+static void trigger_test(pymem_heap *h) {
+    if ((uint64_t)h->heap_live >= h->stop_live && !h->marking) h->stop_due |= PYMEM_STOP_TRIGGER;
+}
+
 /* Go: (*mcache).refill. heapLive counts the whole span as used from now on; releasing it corrects that. */
 int mcache_refill(pymem_heap *h, proc *p, uint32_t span_class) {
     mcache *c = p->cache;
@@ -107,8 +112,16 @@ int mcache_refill(pymem_heap *h, proc *p, uint32_t span_class) {
     s->sweepgen = h->sweepgen + 3;
     s->count_before_cache = s->alloc_count;
     heap_live_add(h, (int64_t)(s->npages << PAGE_SHIFT) - (int64_t)(s->alloc_count * s->elem_size));
+    heap_scan_flush(h, c);
+    trigger_test(h);
     c->alloc[span_class] = s;
     return PYMEM_OK;
+}
+
+/* What is scannable is fixed while a mark runs: its end says what there was. Go: (*gcControllerState).update */
+void heap_scan_flush(pymem_heap *h, mcache *c) {
+    if (!h->marking) h->heap_scan += c->scan_alloc;
+    c->scan_alloc = 0;
 }
 
 /* p empties c, its own or another's. If memory runs out half way, the rest stays cached. Go: (*mcache).releaseAll */
@@ -125,6 +138,7 @@ int mcache_release_all(pymem_heap *h, proc *p, mcache *c) {
         rc = uncache_span(h, p, s);
         if (rc) return rc;
     }
+    heap_scan_flush(h, c);
     c->tiny = c->tiny_offset = 0;
     h->tiny_allocs += c->tiny_allocs;
     c->tiny_allocs = 0;
@@ -142,6 +156,7 @@ int alloc_large(pymem_heap *h, proc *p, uint64_t size, bool noscan, mspan **out)
     h->large_alloc += s->elem_size;
     h->large_allocs++;
     heap_live_add(h, (int64_t)s->elem_size);
+    trigger_test(h);
     span_set_push(h, p, s, true);
     s->freeindex = 1;
     s->alloc_count = 1;

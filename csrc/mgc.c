@@ -20,21 +20,56 @@ int gc_begin(pymem_heap *h, proc *p) {
     return PYMEM_OK;
 }
 
-static void mark_span(pymem_cycle *sum, mspan *s) {
+/* ---- marking ---- */
+
+/* Bytes that a mark scans in the marked objects of a span: a slot's size stands for what the object asked for. */
+static uint64_t marked_scan_size(const pymem_heap *h, const mspan *s, uint64_t marked) {
+    if (s->span_class & 1) return 0;
+    if (!s->types || s->elem_size == 8 || s->elem_size > MIN_HEADER_SIZE) return marked * s->elem_size;
+    uint64_t sum = 0;
+    for (uint32_t w = 0; w < bit_words(s->nelems); w++)
+        for (uint64_t bits = s->mark_bits[w]; bits; bits &= bits - 1)
+            sum += type_scan_size(h, s->types[w * 64 + (uint32_t)__builtin_ctzll(bits)], s->elem_size);
+    return sum;
+}
+
+static void mark_span(pymem_heap *h, mspan *s) {
+    pymem_cycle *sum = &h->last_mark;
     span_mark_record(s);
     uint64_t marked = span_count_marks(s);
     sum->objects_before += s->alloc_count;
     sum->bytes_before += s->alloc_count * s->elem_size;
-    sum->objects_marked += marked;
-    sum->bytes_marked += marked * s->elem_size;
+    h->marks.objects_marked += marked;
+    h->marks.bytes_marked += marked * s->elem_size;
+    h->marks.heap_scan += marked_scan_size(h, s, marked);
 }
 
+/* Every object that is allocated and not dead. */
 void gc_mark_record(pymem_heap *h) {
     h->last_mark = (pymem_cycle){0};
     for (mspan_slab *slab = h->slabs; slab; slab = slab->next)
         for (int i = 0; i < SLAB_SPANS; i++)
-            if (slab->spans[i].state == SPAN_IN_USE) mark_span(&h->last_mark, &slab->spans[i]);
-    h->heap_marked = h->last_mark.bytes_marked;
+            if (slab->spans[i].state == SPAN_IN_USE) mark_span(h, &slab->spans[i]);
+}
+
+/* Nobody has credit yet. Go: gcStart, gcResetMarkState */
+void gc_mark_start(pymem_heap *h) {
+    h->marks = (pymem_mark_totals){0};
+    h->marking = true;
+    for (int32_t i = 0; i < h->nprocs; i++)
+        if (h->procs[i]) h->procs[i]->credit = h->procs[i]->paid = 0;
+}
+
+/* Go: gcMarkTermination, (*gcControllerState).resetLive */
+void gc_mark_stop(pymem_heap *h) {
+    h->marking = h->assists = false;
+    h->last_mark.objects_marked = h->marks.objects_marked;
+    h->last_mark.bytes_marked = h->marks.bytes_marked;
+    h->heap_marked = h->marks.bytes_marked;
+    for (int32_t i = 0; i < h->nprocs; i++)
+        if (h->procs[i]) h->procs[i]->cache->scan_alloc = 0;
+    if (h->no_p.cache) h->no_p.cache->scan_alloc = 0;
+    h->heap_scan = h->marks.heap_scan;
 }
 
 /* Go: gcSweep. What was swept is unswept now. heapLive starts over from what was marked. */
@@ -101,7 +136,9 @@ static int turn_cycle(pymem_heap *h, proc *p, pymem_gc_result *out) {
     int rc = gc_begin(h, p);
     if (rc) return rc;
     tally_frees(h, &before);
+    gc_mark_start(h);
     gc_mark_record(h);
+    gc_mark_stop(h);
     gc_flip(h);
     gc_end(h, p, true);
     *out = (pymem_gc_result){.cycle = h->num_gc, .marked_bytes = h->heap_marked, .swept_spans = spans_in_use(h)};

@@ -18,6 +18,7 @@ mspan *mheap_span_of(const pymem_heap *h, uint64_t addr) {
 
 static void set_spans(pymem_heap *h, uint64_t page, uint64_t npages, mspan *s) {
     for (uint64_t i = page; i < page + npages; i++) h->arenas[i / ARENA_PAGES][i % ARENA_PAGES] = s;
+    if (h->memory) memory_set_pages(h, page, npages, s);
 }
 
 void heap_live_add(pymem_heap *h, int64_t delta) { h->heap_live += delta; }
@@ -70,10 +71,10 @@ static uint64_t arenas_end_for(const pymem_heap *h, uint64_t end, uint64_t ask) 
 int mheap_grow(pymem_heap *h, proc *p, uint64_t npages) {
     uint64_t ask = (npages + CHUNK_PAGES - 1) / CHUNK_PAGES * CHUNK_PAGES;
     uint64_t from = h->cur_page ? h->cur_page : h->padding / CHUNK_PAGES * CHUNK_PAGES;
-    uint64_t limit = h->config.address_space >> PAGE_SHIFT;
+    uint64_t limit = h->memory ? h->memory->pages : h->config.address_space >> PAGE_SHIFT;
     if (npages > limit || from + ask > limit)
         return fail(h, PYMEM_ELIMIT, "the emulated heap would pass its %llu MB of address space",
-                    (unsigned long long)(h->config.address_space >> 20));
+                    (unsigned long long)(limit >> (20 - PAGE_SHIFT)));
     uint64_t arenas_end = arenas_end_for(h, from + ask, ask);
     int rc = reserve_arenas(h, arenas_end);
     if (!rc) rc = page_alloc_reserve(h, from + ask);

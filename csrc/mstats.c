@@ -211,6 +211,26 @@ void mem_stats_read(pymem_heap *h, pymem_mem_stats *out) {
     *out = m;
 }
 
+void pace_read(pymem_heap *h, pymem_pace_info *out) {
+    uint64_t total = total_alloc(h), mallocs = h->large_allocs + h->tiny_allocs;
+    for (int c = 1; c < NUM_CLASSES; c++) mallocs += h->small_allocs[c];
+    *out = (pymem_pace_info){
+        .heap_live = (uint64_t)h->heap_live,
+        .heap_scan = h->heap_scan,
+        .heap_marked = h->heap_marked,
+        .total_alloc = total,
+        .heap_alloc = total - total_free(h),
+        .mallocs = mallocs,
+        .pages_in_use = h->pages_in_use,
+        .pages_swept = h->pages_swept,
+        .heap_in_use = h->heap_in_use,
+        .heap_free = h->heap_free,
+        .heap_released = h->heap_released,
+        .mapped_ready = total_mapped(h) - h->heap_released,
+        .sweep_done = h->sweep_done,
+    };
+}
+
 /* What Go's heap holds before its first object: the list of address ranges. */
 void account_birth(pymem_heap *h) {
     fix_alloc_init(&h->span_fix, MSPAN_BYTES, PYMEM_STAT_MSPAN_SYS);

@@ -36,6 +36,19 @@ void os_free(pymem_heap *h, void *p, size_t size) {
     free(p);
 }
 
+/* Huge pages, because a mark goes everywhere: with small ones most of its time would go into page table walks. */
+void *os_reserve(pymem_heap *h, size_t size) {
+    if (fault_due(h)) return NULL;
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+#ifdef MADV_HUGEPAGE
+    madvise(p, size, MADV_HUGEPAGE);
+#endif
+    return p;
+}
+
+void os_unreserve(void *p, size_t size) { munmap(p, size); }
+
 /* ---- memory kept until the heap goes ----
  *
  * Span structs, slot bitmaps and page tables are never given back one by one, so they are cut from blocks. The kernel

@@ -46,6 +46,8 @@ typedef struct {
     uint64_t address_space; /* bytes that may be mapped for the heap before ELIMIT */
     uint32_t padding_pages; /* pages kept free of objects at the front of the first chunk: Go's random base */
     uint32_t birth_fault;   /* tests: the n-th allocation of pymem_heap_new fails; 0: none */
+    uint32_t scan_sparse;   /* count scan work as Go does on a processor without AVX-512: never by whole slots */
+    uint32_t pad;
 } pymem_config;
 
 /* ---- a heap's life ---- */
@@ -70,6 +72,21 @@ int pymem_malloc_same(pymem_heap *h, int32_t proc, uint64_t size, int noscan, ui
 int pymem_malloc_each(pymem_heap *h, int32_t proc, const uint64_t *sizes, const uint8_t *noscan, int noscan_all,
                       const uint32_t *types, uint64_t n, uint64_t *addrs, uint64_t *done);
 
+/* ---- stops: why a call that allocates comes back before its time ----
+ *
+ * Policy is not the core's, so whatever needs a decision ends the call. A single malloc has then placed its object, but
+ * for PYMEM_STOP_ASSIST, where *addr is 0; a batch has placed *done of its objects. Call again for the rest. */
+enum pymem_stop {
+    PYMEM_STOP_NONE = 0,
+    PYMEM_STOP_TRIGGER = 1, /* heap_live has reached stop_live; looked at when a span is cached or an object is large */
+    PYMEM_STOP_ASSIST = 2,  /* marking, and the proc's credit does not pay for the next object */
+    PYMEM_STOP_QUANTUM = 4  /* so many bytes of slots were handed out; to the object while marking, else to the span */
+};
+int pymem_set_stops(pymem_heap *h, uint64_t stop_live, int64_t quantum); /* UINT64_MAX, INT64_MAX: never */
+uint32_t pymem_stop_due(const pymem_heap *h);                            /* of the last call; enum pymem_stop, or-ed */
+/* Adds to the credit (bytes) of whoever runs on the proc and tells what it has then. */
+int pymem_assist_credit(pymem_heap *h, int32_t proc, int64_t add, int64_t *now);
+
 /* ---- goroutine stacks and other manual spans ---- */
 int pymem_stack_alloc(pymem_heap *h, int32_t proc, uint64_t n, int cached, uint64_t *addr);
 int pymem_stack_free(pymem_heap *h, int32_t proc, uint64_t addr, uint64_t n, int cached);
@@ -90,14 +107,59 @@ int pymem_gc_collect(pymem_heap *h, int32_t proc, const uint64_t *dead, uint64_t
 int pymem_mark_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n, uint64_t *done);
 /* finish the last sweep; stacks and workbufs are held back from now on */
 int pymem_gc_begin(pymem_heap *h, int32_t proc);
-int pymem_gc_mark_record(pymem_heap *h); /* mark = allocated and not dead; allocate nothing between this and the flip */
-int pymem_gc_flip(pymem_heap *h);        /* sweepgen += 2: everything is unswept */
+
+/* ---- marking. From mark_start to mark_stop all objects are born black, and the program may run ---- */
+typedef struct {
+    uint64_t objects_marked, bytes_marked;        /* slots, those born black included */
+    uint64_t heap_scan, stack_scan, globals_scan; /* bytes scanned */
+} pymem_mark_totals;
+/* After gc_begin. The record's marks are set at once: allocated and not declared dead. assists: procs pay for what they
+ * allocate, from 0 credit on. */
+int pymem_mark_start(pymem_heap *h, int assists);
+int pymem_mark_get(pymem_heap *h, pymem_mark_totals *out);
+/* The same, but who lives is found by following pointers from the roots: nothing is marked yet, and stores go through
+ * the write barrier from now on. */
+int pymem_mark_start_graph(pymem_heap *h, int assists);
+typedef struct {
+    int64_t heap_scan, stack_scan, globals_scan; /* bytes of work that this call has done, as Go counts them */
+    uint64_t objects;                            /* that became black */
+    int32_t idle, pad;                           /* nothing is grey and no root is left: mark_stop may come */
+} pymem_mark_progress;
+/* Scans until budget bytes of work are done, or nothing is left. By record all is done at once. ETHROW: a bad pointer.
+ */
+int pymem_mark_drain(pymem_heap *h, int64_t budget, pymem_mark_progress *out);
+int pymem_mark_stop(pymem_heap *h);                        /* heap_marked and heap_scan are what was found */
+int pymem_gc_flip(pymem_heap *h);                          /* sweepgen += 2: everything is unswept */
 int pymem_gc_end(pymem_heap *h, int32_t proc, int forced); /* stack spans held back go to the heap; counts the cycle */
 int pymem_flush(pymem_heap *h, int32_t proc); /* the proc gives back its spans, its tiny block and its stacks */
 int pymem_sweep_one(pymem_heap *h, int32_t proc, uint64_t *base); /* base of the span swept, 0 when none is left */
 int pymem_sweep_span(pymem_heap *h, int32_t proc, uint64_t base); /* sweep this one out of turn */
 int pymem_sweep_all(pymem_heap *h, int32_t proc, uint64_t *spans);
 int pymem_pace_sweeper(pymem_heap *h, uint64_t trigger); /* sweep in proportion to allocation up to this heapLive */
+
+/* ---- the graph: memory behind the addresses, pointer maps, roots. Made at first use ---- */
+
+int pymem_memory_on(pymem_heap *h); /* ENOMEM: no address space; tried again at the next use */
+/* Where size bytes from addr on lie in this process. They are one living object's, and good until it dies. */
+int pymem_memory(pymem_heap *h, uint64_t addr, uint64_t size, char **out);
+/* Bit i of the mask: word i of one element holds a pointer. An object repeats it as often as it fits. Objects of a type
+ * that is not known, and may hold pointers, may hold them in every word. */
+int pymem_type_add(pymem_heap *h, uint32_t id, uint64_t size, uint64_t ptrdata, const uint64_t *mask, uint64_t words);
+
+enum pymem_roots_kind { PYMEM_ROOTS_GLOBALS = 0, PYMEM_ROOTS_STACK = 1 };
+/* A set of addresses, each 0 or as a store's target. A stack is scanned once a mark; globals have a write barrier. */
+int pymem_roots_new(pymem_heap *h, int kind, uint32_t *id);
+int pymem_roots_set(pymem_heap *h, uint32_t id, uint64_t first, const uint64_t *addrs, uint64_t n);
+int pymem_roots_get(pymem_heap *h, uint32_t id, uint64_t first, uint64_t *addrs, uint64_t n);
+int pymem_roots_resize(pymem_heap *h, uint32_t id, uint64_t n); /* new ones are 0 */
+int pymem_roots_free(pymem_heap *h, uint32_t id);
+
+/* Each target is 0, an address that is not the heap's, or one in a living object; else EADDRESS, as for an object that
+ * does not live or an offset beyond it. *done: those stored or loaded, also after an error. */
+int pymem_store_batch(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, const uint64_t *targets,
+                      uint64_t n, uint64_t *done);
+int pymem_load_batch(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, uint64_t n, uint64_t *out,
+                     uint64_t *done);
 
 /* ---- memory outside the heap that MemStats counts ---- */
 int pymem_persistent_alloc(pymem_heap *h, int32_t proc, uint64_t size, uint64_t align, int stat);
@@ -118,6 +180,17 @@ typedef struct {
 int pymem_read_mem_stats(pymem_heap *h, int32_t proc, int flush, pymem_mem_stats *out);
 /* UINT64_MAX: GOGC=off */
 int pymem_set_goal(pymem_heap *h, uint64_t gc_goal, uint64_t memory_limit, uint64_t heap_marked);
+
+/* What pacing goes by, without a flush. */
+typedef struct {
+    uint64_t heap_live, heap_scan, heap_marked;
+    uint64_t total_alloc, heap_alloc, mallocs; /* what left an mcache: cached spans are not in it */
+    uint64_t pages_in_use, pages_swept;
+    uint64_t heap_in_use, heap_free, heap_released;
+    uint64_t mapped_ready; /* all that Sys counts and the OS has not got back */
+    uint32_t sweep_done, pad;
+} pymem_pace_info;
+int pymem_read_pace(pymem_heap *h, pymem_pace_info *out);
 
 /* ---- looking inside ---- */
 typedef struct {

@@ -281,7 +281,9 @@ static int do_flip(pymem_replay *r) {
         r->cycles = q;
         r->cap_cycles = cap;
     }
+    gc_mark_start(r->h);
     gc_mark_record(r->h);
+    gc_mark_stop(r->h);
     gc_flip(r->h);
     r->cycle = CYCLE_NONE;
     r->cycles[r->ncycles] = r->h->last_mark;

@@ -121,7 +121,8 @@ class Core:
         self.heap.call(lib.pymem_gc_begin, proc)
 
     def gc_mark_and_flip(self) -> None:
-        self.heap.call(lib.pymem_gc_mark_record)
+        self.heap.call(lib.pymem_mark_start, False)
+        self.heap.call(lib.pymem_mark_stop)
         self.heap.call(lib.pymem_gc_flip)
 
     def gc_end(self, proc: int, forced: bool = True) -> None:
