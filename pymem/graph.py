@@ -95,8 +95,8 @@ def load_batch(heap: Heap, objects: Any, offsets: Any) -> UInt64s:
     places = _columns(objects, offsets)
     out = np.zeros(len(places[0]), np.uint64)
     done = ffi.new("uint64_t *")
-    args = [pointer("uint64_t", c) for c in (*places, out)]
-    heap.call(lib.pymem_load_batch, *args, len(out), done)
+    args = [pointer("uint64_t", c) for c in places]
+    heap.call(lib.pymem_load_batch, *args, len(out), pointer("uint64_t", out), done)
     return out
 
 

@@ -230,10 +230,13 @@ class Type:
         return np.packbits(bits, bitorder="little").view(np.uint64)
 
     def pointer_at(self, path: str) -> int:
-        """Return the offset of the pointer in a field: of a slice's or string's bytes, an interface's value."""
+        """Return the offset of the pointer in a field: of a slice's or string's bytes, an interface's value.
+
+        The empty path is the type itself.
+        """
         offset = self._paths.get(path)
         if offset is None:
-            field = self.field(path)
+            field = self.field(path) if path else Field("", 0, self)
             words = np.flatnonzero(field.type.pointer_mask())
             if len(words) != 1:
                 raise ConfigError(

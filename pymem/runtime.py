@@ -49,6 +49,8 @@ class Runtime:
         arena_base: address of the first arena, a multiple of 64 MB. Go's default when the base is not randomised.
         address_space: bytes that the heap may map before it is out of memory.
         heap_padding_pages: pages of 8,192 bytes that stay empty at the front, as Go's randomised base leaves.
+        scan_sparse: count scan work as Go does on a processor without AVX-512, which scans each object up to its last
+            pointer. Else the objects of a page on which many are scanned at once count with their whole slots.
 
     """
 
@@ -64,12 +66,16 @@ class Runtime:
         arena_base: int = 0xC000000000,
         address_space: int = 1 << 40,
         heap_padding_pages: int = 0,
+        scan_sparse: bool = False,
     ) -> None:
         self._gogc = parse_gogc(gogc)
         self._memory_limit = parse_memory_limit(memory_limit)
         self._marked = 0
         self._heap = Heap(
-            arena_base=arena_base, address_space=address_space, padding_pages=heap_padding_pages
+            arena_base=arena_base,
+            address_space=address_space,
+            padding_pages=heap_padding_pages,
+            scan_sparse=scan_sparse,
         )
         self._types = TypeTable(self._heap)
         self.globals = Roots(self._heap, stack=False)

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"time"
 	"unsafe"
 )
 
@@ -72,8 +73,9 @@ var (
 func main() {
 	debug.SetGCPercent(-1)
 	program := programs[os.Args[1]]
-	for range 3 { // what the collector allocates for itself it has after this
+	for range 5 { // what the runtime's own goroutines allocate for themselves they have after this
 		start = collect("start")
+		time.Sleep(5 * time.Millisecond)
 	}
 	program(func(step string) { rows = append(rows, collect(step).since(start)) })
 	json.NewEncoder(os.Stdout).Encode(rows)
