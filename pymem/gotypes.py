@@ -63,9 +63,10 @@ class TypeTable:
         if known is not None:
             return known
         new = GoType(len(self.types), type_.name, type_.size, type_.noscan, type_)
-        words = type_.pointer_words()
-        mask = pointer("uint64_t", words)
-        self._heap.call(lib.pymem_type_add, new.id, new.size, type_.ptrdata, mask, len(words))
+        if new.size:
+            words = type_.pointer_words()
+            mask = pointer("uint64_t", words)
+            self._heap.call(lib.pymem_type_add, new.id, new.size, type_.ptrdata, mask, len(words))
         self._by_layout[type_] = new
         return self._add(new)
 
@@ -83,7 +84,7 @@ class TypeTable:
         if not 0 <= id_ < len(self.types):
             raise ConfigError(f"type {id_} is not registered: add it with register_type()")
         found = self.types[id_]
-        if isinstance(type_, GoType) and found != type_:
+        if isinstance(type_, GoType) and found is not type_ and found != type_:
             raise ConfigError(f"type {type_.name!r} belongs to another runtime: register it with this one")
         return found
 

@@ -33,13 +33,13 @@ Where = str | int
 def new(heap: Heap, table: TypeTable, proc: int, type_: AnyType, n: int) -> int:
     """Allocate n values of a type in one object."""
     found = table.find(type_)
-    return malloc(heap, table, proc, found.size * byte_count(n, "n"), noscan=None, type_=found)
+    return malloc(heap, table, proc, found.size * byte_count(n, "n"), noscan=None, type_=found.id)
 
 
 def new_batch(heap: Heap, table: TypeTable, proc: int, type_: AnyType, n: int) -> UInt64s:
     """Allocate n objects of one value each."""
     found = table.find(type_)
-    return malloc_batch(heap, table, proc, found.size, n, noscan=None, types=found, out=None)
+    return malloc_batch(heap, table, proc, found.size, n, noscan=None, types=found.id, out=None)
 
 
 # ---- pointers ----
@@ -47,14 +47,21 @@ def new_batch(heap: Heap, table: TypeTable, proc: int, type_: AnyType, n: int) -
 
 def store(heap: Heap, table: TypeTable, obj: int, where: Where, target: int) -> None:
     """Store a pointer."""
-    store_batch(
-        heap, [byte_count(obj, "object")], _offset(heap, table, obj, where), byte_count(target, "target")
-    )
+    offset = _offset(heap, table, obj, where)
+    row = _row(byte_count(obj, "object"), offset, byte_count(target, "target"))
+    heap.call(lib.pymem_store_batch, row, row + 1, row + 2, 1, row + 3)
 
 
 def load(heap: Heap, table: TypeTable, obj: int, where: Where) -> int:
     """Return the pointer stored at a place."""
-    return int(load_batch(heap, [byte_count(obj, "object")], _offset(heap, table, obj, where))[0])
+    row = _row(byte_count(obj, "object"), _offset(heap, table, obj, where), 0)
+    heap.call(lib.pymem_load_batch, row, row + 1, 1, row + 2, row + 3)
+    return int(row[2])
+
+
+def _row(*numbers: int) -> Any:
+    """Return a batch of one in the core's form, with room for the count of what was done."""
+    return ffi.new("uint64_t[4]", numbers)
 
 
 def _offset(heap: Heap, table: TypeTable, obj: int, where: Where) -> int:
@@ -80,7 +87,9 @@ def _element(path: str) -> tuple[int | None, str]:
 
 
 def _type_of(heap: Heap, table: TypeTable, obj: int) -> GoType:
-    return table.find(object_at(heap, obj).type)
+    info = ffi.new("pymem_object_info *")
+    heap.call(lib.pymem_object_at, byte_count(obj, "object"), info)
+    return table.types[int(info.type)]
 
 
 def store_batch(heap: Heap, objects: Any, offsets: Any, targets: Any) -> None:

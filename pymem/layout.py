@@ -93,7 +93,7 @@ class Type:
     Nothing of a type changes once it is made, but that a name in it may be bound (see `pymem.types`).
     """
 
-    __slots__ = ("_fields", "_format", "_name", "_paths", "align", "kind", "ptrdata", "size")
+    __slots__ = ("_dtype", "_fields", "_format", "_name", "_paths", "align", "kind", "ptrdata", "size")
 
     def __init__(
         self,
@@ -119,6 +119,7 @@ class Type:
         self._format = format_  # numpy's, of a value without fields
         self._fields = fields
         self._paths: dict[str, int] = {}  # pointer_at, remembered
+        self._dtype: np.dtype[Any] | None = None  # the same
 
     # ---- what it is called ----
 
@@ -250,6 +251,11 @@ class Type:
     @property
     def dtype(self) -> np.dtype[Any]:
         """A value's bytes as numpy reads them: pointers are uint64; blank fields are left out."""
+        if self._dtype is None:
+            self._dtype = self._numpy()
+        return self._dtype
+
+    def _numpy(self) -> np.dtype[Any]:
         if self._format:
             return np.dtype(self._format)
         seen = [f for f in self._fields if f.name != "_"]
@@ -600,9 +606,7 @@ class Array(Type):
         each[:, : len(part)] = part
         return each.reshape(-1)[: self.ptrdata // WORD]
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """A subarray; as a dtype of its own numpy makes it a dimension."""
+    def _numpy(self) -> np.dtype[Any]:
         return np.dtype((self.elem.dtype, (self.length,)))
 
 
