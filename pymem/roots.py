@@ -140,7 +140,7 @@ class Stack:
         self.roots.resize(first + len(values))
         try:
             self.roots.set(first, values)
-        except PymemError:
+        except (PymemError, MemoryError):
             self.roots.resize(first)
             raise
         self.frames.append(frame)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import pymem
 from pymem import types
+from pymem._native import lib
 from pymem.errors import AddressError, ClosedError, ConfigError, PymemError, SizeError
 from pymem.gotypes import AnyType
 from pymem.layout import Type
@@ -464,6 +465,42 @@ def test_closed(call: str) -> None:
     }
     with pytest.raises(ClosedError):
         calls[call]()
+
+
+# ---- no memory ----
+
+
+def every_fault(rt: pymem.Runtime, step: Callable[[], object]) -> int:
+    """Do a step with the first allocation in the core failing, the second, and so on, until it succeeds."""
+    for n in range(100):
+        lib.pymem_fault_after(rt._heap.handle, n)
+        try:
+            step()
+        except MemoryError:
+            rt.check()
+        else:
+            return n
+        finally:
+            lib.pymem_fault_after(rt._heap.handle, -1)
+    raise AssertionError("the step fails however often it is tried")
+
+
+def test_no_memory_for_a_type(rt: pymem.Runtime) -> None:
+    assert every_fault(rt, lambda: rt.register_type(NODE)) > 0
+    assert [t.name for t in rt.types] == ["", "Node"]
+    rt.store(rt.new(NODE), "left", 0)
+
+
+def test_no_memory_for_roots(rt: pymem.Runtime) -> None:
+    a, g = rt.new(NODE), rt.go()
+    frame = g.frame(a=a, b=a)
+    assert every_fault(rt, lambda: rt.globals.update(a=a)) > 0
+    assert every_fault(rt, lambda: g.roots.update(a=a)) > 0
+    assert every_fault(rt, frame.__enter__) > 0
+    assert dict(rt.globals) == dict(g.roots) == {"a": a}
+    assert dict(frame) == {"a": a, "b": a}
+    totals = collect(rt)
+    assert (totals.globals_scan, totals.stack_scan) == (8, 24)
 
 
 # ---- against a plain model ----
