@@ -121,7 +121,10 @@ class TypeTable:
 
     def check_sizes(self, ids: npt.NDArray[np.uint32], sizes: UInt64s) -> None:
         """Do so for many objects."""
-        if self._by_layout:
-            wrong = np.flatnonzero(sizes % self._sizes[ids])
+        if not self._by_layout:
+            return
+        one = self._sizes[ids]
+        if (sizes != one).any():
+            wrong = np.flatnonzero(sizes % one)
             if len(wrong):
                 self.check_size(int(ids[wrong[0]]), int(sizes[wrong[0]]))
