@@ -327,6 +327,14 @@ int pymem_mark_get(pymem_heap *h, pymem_mark_totals *out) {
     return leave(h, PYMEM_OK);
 }
 
+int pymem_mark_check(pymem_heap *h, uint64_t *path, uint64_t cap, uint64_t *n) {
+    ENTER(h);
+    *n = 0;
+    if (!h->mark || !mark_is_idle(h))
+        return leave(h, fail(h, PYMEM_EINVAL, "mark_check comes after a mark by graph is idle and before mark_stop"));
+    return leave(h, mark_check(h, path, cap, n));
+}
+
 int pymem_mark_stop(pymem_heap *h) {
     ENTER(h);
     if (!h->marking) return leave(h, fail(h, PYMEM_EINVAL, "mark_stop without mark_start"));

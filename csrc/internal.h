@@ -234,6 +234,7 @@ enum page_state {
     PAGE_MASK = 2,    /* the mask holds for at least one object */
     PAGE_MIXED = 4,   /* but not for all */
     PAGE_QUEUED = 8,  /* marking: it waits in the span queue */
+    PAGE_MANY = 32,   /* marking: and more than one object with it */
     PAGE_MARKED = 16, /* marking: Go would have set its bit in pageMarks */
 };
 
@@ -476,6 +477,11 @@ void mark_new_object(pymem_heap *h, mspan *s, uint32_t slot); /* black */
 void mark_barrier(pymem_heap *h, uint64_t old, uint64_t target);
 bool mark_is_idle(const pymem_heap *h);
 bool mark_is_marked(const pymem_heap *h, const mspan *s, uint32_t slot);
+
+/* ---- mcheckmark.c ---- */
+int mark_check(pymem_heap *h, uint64_t *path, uint64_t cap, uint64_t *n);
+
+/* ---- roots.c ---- */
 int roots_new(pymem_heap *h, bool stack, uint32_t *id);
 int roots_set(pymem_heap *h, uint32_t id, uint64_t first, const uint64_t *addrs, uint64_t n);
 int roots_resize(pymem_heap *h, uint32_t id, uint64_t n);

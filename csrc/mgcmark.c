@@ -50,12 +50,14 @@ struct graph_mark {
     class_info classes[256]; /* by page info */
     uint32_t inline_infos;   /* page infos from INFO_INLINE on that stand for 16 to 512 bytes */
     bool packed;
+    bool any_order; /* the scan work is the same in any order */
     pymem_mark_totals *sum;
     uint64_t bad, bad_from; /* the first bad pointer and where it was; 0: none */
 
     /* pages that hold grey objects: a ring for the newest, a chain of segments for the rest, both first in first out */
-    uint32_t ring[RING], head, tail, puts;
-    uint32_t *chain;
+    uint64_t ring[RING]; /* page << 16 | slot that made it wait */
+    uint32_t head, tail, puts;
+    uint64_t *chain;
     uint64_t chain_mask, chain_head, chain_tail; /* a power of two, less one; pages ever taken and put */
     chain_segment *segments;
     uint32_t cap_segments, first_segment, nsegments;
@@ -97,10 +99,10 @@ static void spill(graph_mark *g, uint32_t n) {
 }
 
 /* Go: (*spanQueue).put */
-static inline void queue_put(graph_mark *g, uint32_t page) {
+static inline void queue_put(graph_mark *g, uint64_t waiting) {
     uint32_t n = g->tail - g->head;
     if (n == RING) spill(g, RING / 2);
-    g->ring[g->tail++ % RING] = page;
+    g->ring[g->tail++ % RING] = waiting;
     if (n == RING || ++g->puts < SPILL_PERIOD) return;
     g->puts = 0;
     uint32_t spilt = (n + 1) / 2 < SPILL_MAX ? (n + 1) / 2 : SPILL_MAX;
@@ -248,62 +250,148 @@ static inline void grey(pymem_heap *h, graph_mark *g, uint64_t addr) {
         return;
     }
     pair[1] |= bit;
-    if (g->memory->state[page] & PAGE_QUEUED) return;
-    g->memory->state[page] |= PAGE_QUEUED;
-    queue_put(g, (uint32_t)page);
+    __builtin_prefetch(g->memory->base + off, 0, 2);
+    uint8_t *state = &g->memory->state[page];
+    if (*state & PAGE_QUEUED) {
+        *state |= PAGE_MANY;
+        return;
+    }
+    *state |= PAGE_QUEUED;
+    queue_put(g, page << 16 | slot);
 }
 
 /* ---- grey becomes black: a page ---- */
 
 static uint32_t bit_length(uint64_t x) { return x ? 64 - (uint32_t)__builtin_clzll(x) : 0; }
 
-/* Reads the pointers of one object into out; returns how many are not nil. */
-static inline uint32_t read_pointers(const uint64_t *object, uint64_t mask, uint64_t *out) {
-    uint32_t n = 0;
+/* Reads the pointers of one object into out; returns the end of those that are not nil. */
+static inline uint64_t *read_pointers(const uint64_t *object, uint64_t mask, uint64_t *out) {
     for (; mask; mask &= mask - 1) {
-        uint64_t p = object[__builtin_ctzll(mask)];
-        out[n] = p;
-        n += p != 0;
+        *out = object[__builtin_ctzll(mask)];
+        out += *out != 0;
     }
-    return n;
+    return out;
 }
 
-/* The grey objects of one word of bits; work: the bytes up to their last pointers. */
-static uint32_t scan_bits(graph_mark *g, uint64_t page, uint32_t first, uint64_t bits, const class_info *c,
-                          uint64_t *out, int64_t *work) {
+/* The same for a slot full of pointers. */
+static inline uint64_t *read_words(const uint64_t *object, uint32_t words, uint64_t *out) {
+    for (uint32_t i = 0; i < words; i++) {
+        *out = object[i];
+        out += *out != 0;
+    }
+    return out;
+}
+
+typedef struct {
+    uint64_t *out; /* end of the pointers found */
+    uint64_t work; /* bytes up to the objects' last pointers */
+    uint32_t count;
+} found_objects;
+
+static inline uint32_t take_slot(uint64_t *bits, uint32_t first) {
+    uint32_t slot = first + (uint32_t)__builtin_ctzll(*bits);
+    *bits &= *bits - 1;
+    return slot;
+}
+
+static void collect_mixed(const object_memory *m, uint64_t page, uint32_t size, uint32_t first, uint64_t bits,
+                          found_objects *f) {
+    const char *base = m->base + (page << PAGE_SHIFT);
+    for (; bits; f->count++) {
+        uint32_t slot = take_slot(&bits, first);
+        uint64_t mask = memory_read_bits(m, page, size, slot);
+        f->out = read_pointers((const uint64_t *)(base + slot * size), mask, f->out);
+        f->work += bit_length(mask) * 8;
+    }
+}
+
+static inline void collect_alike(const char *base, uint64_t mask, uint32_t size, uint32_t first, uint64_t bits,
+                                 found_objects *f) {
+    uint64_t *out = f->out;
+    uint32_t count = 0;
+    if (bit_length(mask) == size / 8 && !(mask & (mask + 1)))
+        for (; bits; count++)
+            out = read_words((const uint64_t *)(base + take_slot(&bits, first) * size), size / 8, out);
+    else
+        for (; bits; count++) out = read_pointers((const uint64_t *)(base + take_slot(&bits, first) * size), mask, out);
+    f->out = out;
+    f->count += count;
+    f->work += count * (bit_length(mask) * 8ull);
+}
+
+/* All that is grey on a page, which is black then. */
+static found_objects collect(graph_mark *g, uint64_t page, const class_info *c) {
     const object_memory *m = g->memory;
     const char *base = m->base + (page << PAGE_SHIFT);
-    bool mixed = m->state[page] & PAGE_MIXED;
-    uint64_t mask = m->mask[page];
-    uint32_t n = 0;
-    for (; bits; bits &= bits - 1) {
-        uint32_t slot = first + (uint32_t)__builtin_ctzll(bits);
-        if (mixed) mask = memory_read_bits(m, page, c->size, slot);
-        *work += bit_length(mask) * 8;
-        n += read_pointers((const uint64_t *)(base + (uint64_t)slot * c->size), mask, out + n);
+    uint64_t *bits = m->bits[page], mask = m->mask[page];
+    found_objects f = {.out = g->buf};
+    for (uint32_t i = 0; i < c->pairs; i++) {
+        uint64_t grey_slots = bits[2 * i + 1];
+        if (!grey_slots) continue;
+        bits[2 * i + 1] = 0;
+        if (m->state[page] & PAGE_MIXED) collect_mixed(m, page, c->size, i * 64, grey_slots, &f);
+        else if (c->size == 16) collect_alike(base, mask, 16, i * 64, grey_slots, &f);
+        else collect_alike(base, mask, c->size, i * 64, grey_slots, &f);
     }
-    return n;
+    return f;
 }
 
-/* Go: scanSpan */
-static void scan_page(pymem_heap *h, graph_mark *g, uint64_t page) {
+static bool page_has_grey(const graph_mark *g, uint64_t page, const class_info *c) {
+    uint64_t any = 0;
+    for (uint32_t i = 0; i < c->pairs; i++) any |= g->memory->bits[page][2 * i + 1];
+    return any;
+}
+
+/* All that waits on a page at once. Go: scanSpan */
+static void scan_grey(pymem_heap *h, graph_mark *g, uint64_t page, const class_info *c) {
+    found_objects f = collect(g, page, c);
+    if (f.count > 1) g->memory->state[page] |= PAGE_MARKED;
+    if (g->packed && f.count > 1 && f.count >= c->eighth) f.work = (uint64_t)f.count * c->size;
+    g->sum->heap_scan += f.work;
+    count_black(g, f.count, (uint64_t)f.count * c->size);
+    for (const uint64_t *p = g->buf; p < f.out; p++) grey(h, g, *p);
+}
+
+/* The one object that waits on a page. Go: scanSpan, scanObjectSmall */
+static void scan_single(pymem_heap *h, graph_mark *g, uint64_t page, uint32_t slot, const class_info *c) {
     const object_memory *m = g->memory;
-    const class_info *c = &g->classes[m->info[page]];
-    uint64_t *bits = m->bits[page];
-    uint32_t n = 0, count = 0;
-    int64_t work = 0;
-    for (uint32_t i = 0; i < c->pairs; i++) {
-        uint64_t found = bits[2 * i + 1];
-        if (!found) continue;
-        bits[2 * i + 1] = 0;
-        count += (uint32_t)__builtin_popcountll(found);
-        n += scan_bits(g, page, i * 64, found, c, g->buf + n, &work);
+    const uint64_t *object = (const uint64_t *)(m->base + (page << PAGE_SHIFT) + slot * c->size);
+    uint64_t mask = m->state[page] & PAGE_MIXED ? memory_read_bits(m, page, c->size, slot) : m->mask[page];
+    m->bits[page][(slot >> 6 << 1) + 1] &= ~(1ull << (slot & 63));
+    g->sum->heap_scan += bit_length(mask) * 8;
+    count_black(g, 1, c->size);
+    for (; mask; mask &= mask - 1) {
+        uint64_t p = object[__builtin_ctzll(mask)];
+        if (p) grey(h, g, p);
     }
-    m->state[page] = (uint8_t)((m->state[page] & ~PAGE_QUEUED) | (count > 1 ? PAGE_MARKED : 0));
-    if (g->packed && count > 1 && count >= c->eighth) work = (int64_t)count * c->size;
-    g->sum->heap_scan += (uint64_t)work;
-    count_black(g, count, (uint64_t)count * c->size);
-    for (uint32_t i = 0; i < n; i++) grey(h, g, g->buf[i]);
+}
+
+/* A page is scanned in less time than its bytes take to come, so those of the one after it are asked for before. */
+static void prefetch_next(const graph_mark *g) {
+    if (g->tail == g->head) return;
+    uint64_t page = g->ring[g->head % RING] >> 16;
+    const char *p = g->memory->base + (page << PAGE_SHIFT);
+    for (uint32_t at = 0; at < PAGE_SIZE; at += 64) __builtin_prefetch(p + at, 0, 2);
+    __builtin_prefetch(g->memory->bits[page]);
+    __builtin_prefetch(g->memory->bits[page] + 8);
+}
+
+/* In Go's order the page waits again for what is found on itself. Where order does not matter it is gone on with while
+ * it is in the cache. */
+static void scan_page(pymem_heap *h, graph_mark *g, uint64_t waiting) {
+    uint64_t page = waiting >> 16;
+    const class_info *c = &g->classes[g->memory->info[page]];
+    uint8_t *state = &g->memory->state[page];
+    if (!(*state & PAGE_MANY)) {
+        *state &= (uint8_t)~PAGE_QUEUED;
+        scan_single(h, g, page, waiting & 0xffff, c);
+        return;
+    }
+    if (g->any_order) prefetch_next(g);
+    if (!g->any_order) *state &= (uint8_t)~(PAGE_QUEUED | PAGE_MANY);
+    do scan_grey(h, g, page, c);
+    while (g->any_order && page_has_grey(g, page, c));
+    if (g->any_order) *state &= (uint8_t)~(PAGE_QUEUED | PAGE_MANY);
 }
 
 /* ---- grey becomes black: an object by itself ---- */
@@ -487,16 +575,24 @@ static void fill_classes(graph_mark *g) {
     g->classes[PAGE_CLASS].pairs = g->classes[PAGE_CLASS + 1].pairs = 1;
 }
 
+/* Objects of the page count for less when few of them are scanned at once. */
+static bool depends_on_order(const pymem_heap *h, const mspan *s) {
+    const object_memory *m = h->memory;
+    uint64_t page = page_of(h, s->base);
+    return m->state[page] & PAGE_MIXED || bit_length(m->mask[page]) * 8 != s->elem_size;
+}
+
 /* How many pages, and how many objects and oblets, may have to wait at most. */
-static void count_waiting(const pymem_heap *h, uint64_t *pages, uint64_t *objects) {
+static void count_waiting(const pymem_heap *h, uint64_t *pages, uint64_t *objects, bool *any_order) {
     *pages = *objects = 0;
+    *any_order = true;
     for (const mspan_slab *slab = h->slabs; slab; slab = slab->next)
         for (int i = 0; i < SLAB_SPANS; i++) {
             const mspan *s = &slab->spans[i];
             if (s->state != SPAN_IN_USE || s->span_class & 1) continue;
             if (!(s->span_class >> 1)) *objects += s->elem_size / OBLET + 1;
             else if (s->elem_size < 16 || s->elem_size > MIN_HEADER_SIZE) *objects += s->nelems;
-            else ++*pages;
+            else ++*pages, *any_order = *any_order && !depends_on_order(h, s);
         }
 }
 
@@ -512,7 +608,7 @@ static void free_tables(pymem_heap *h, graph_mark *g) {
 
 static bool alloc_tables(pymem_heap *h, graph_mark *g) {
     uint64_t pages, objects, cap = RING;
-    count_waiting(h, &pages, &objects);
+    count_waiting(h, &pages, &objects, &g->any_order);
     while (cap < pages) cap *= 2;
     g->chain_mask = cap - 1;
     g->cap_segments = (uint32_t)(cap / CHAIN_LAST * 2 + 16);
@@ -543,6 +639,7 @@ int mark_graph_reserve(pymem_heap *h) {
     g->extent = h->cur_page << PAGE_SHIFT;
     g->memory = h->memory;
     g->packed = !h->config.scan_sparse;
+    g->any_order |= !g->packed;
     g->sum = &h->marks;
     g->wbuf1 = &g->bufs[0];
     g->wbuf2 = &g->bufs[1];
@@ -579,7 +676,7 @@ static bool settle_marks(pymem_heap *h, mspan *s) {
     }
     memset(m->bits[page], 0, sizeof m->bits[page]);
     s->page_mark = (m->state[page] & PAGE_MARKED) != 0;
-    m->state[page] &= (uint8_t)~(PAGE_MARKED | PAGE_QUEUED);
+    m->state[page] &= (uint8_t)~(PAGE_MARKED | PAGE_QUEUED | PAGE_MANY);
     h->last_mark.objects_before += s->alloc_count;
     h->last_mark.bytes_before += s->alloc_count * s->elem_size;
     return !bad;
@@ -596,82 +693,4 @@ int mark_graph_stop(pymem_heap *h) {
     if (!bad) return PYMEM_OK;
     return fail(h, PYMEM_ETHROW, "found bad pointer in Go heap: a free slot of the span at 0x%llx was reached",
                 (ull)bad->base);
-}
-
-/* ---- sets of roots ---- */
-
-root_set *roots_of(pymem_heap *h, uint32_t id) {
-    if (h->memory && id < h->memory->nroots && h->memory->roots[id].used) return &h->memory->roots[id];
-    fail(h, PYMEM_EINVAL, "there is no set of roots %u", id);
-    return NULL;
-}
-
-static int roots_reserve(pymem_heap *h, uint32_t *id) {
-    object_memory *m = h->memory;
-    for (*id = 0; *id < m->nroots; ++*id)
-        if (!m->roots[*id].used) return PYMEM_OK;
-    uint32_t n = m->nroots ? 2 * m->nroots : 16;
-    void *q = os_grow(h, m->roots, m->nroots * sizeof *m->roots, n * sizeof *m->roots);
-    if (!q) return fail(h, PYMEM_ENOMEM, "no memory for sets of roots");
-    m->roots = q;
-    m->nroots = n;
-    return PYMEM_OK;
-}
-
-/* One that is made while marking has nothing to scan. */
-int roots_new(pymem_heap *h, bool stack, uint32_t *id) {
-    int rc = memory_on(h);
-    if (!rc) rc = roots_reserve(h, id);
-    if (!rc) h->memory->roots[*id] = (root_set){.used = 1, .stack = stack, .scanned = h->mark != NULL};
-    return rc;
-}
-
-static int targets_check(pymem_heap *h, const uint64_t *addrs, uint64_t n) {
-    for (uint64_t i = 0; i < n; i++)
-        if (!memory_is_target(h, addrs[i]))
-            return fail(h, PYMEM_EADDRESS, "0x%llx is no living object's address, so it is no root", (ull)addrs[i]);
-    return PYMEM_OK;
-}
-
-/* Globals have the whole barrier. A stack has none before its scan; after it what is new there is shaded, which a
- * program that got it from the heap or from another stack's scan would not need. */
-static void roots_barrier(pymem_heap *h, const root_set *r, uint64_t first, const uint64_t *addrs, uint64_t n) {
-    if (!h->mark || (r->stack && !r->scanned)) return;
-    for (uint64_t i = 0; i < n; i++) mark_barrier(h, r->stack ? 0 : r->addrs[first + i], addrs ? addrs[i] : 0);
-}
-
-int roots_set(pymem_heap *h, uint32_t id, uint64_t first, const uint64_t *addrs, uint64_t n) {
-    root_set *r = roots_of(h, id);
-    if (!r) return PYMEM_EINVAL;
-    if (first > r->n || n > r->n - first)
-        return fail(h, PYMEM_EINVAL, "set of roots %u has %llu places: %llu from %llu on are too many", id, (ull)r->n,
-                    (ull)n, (ull)first);
-    int rc = targets_check(h, addrs, n);
-    if (rc) return rc;
-    roots_barrier(h, r, first, addrs, n);
-    if (n) memcpy(r->addrs + first, addrs, n * sizeof *addrs);
-    return PYMEM_OK;
-}
-
-int roots_resize(pymem_heap *h, uint32_t id, uint64_t n) {
-    root_set *r = roots_of(h, id);
-    if (!r) return PYMEM_EINVAL;
-    uint64_t *q = os_alloc(h, n * sizeof *q + 8);
-    if (!q) return fail(h, PYMEM_ENOMEM, "no memory for %llu roots", (ull)n);
-    if (n < r->n) roots_barrier(h, r, n, NULL, r->n - n);
-    uint64_t kept = n < r->n ? n : r->n;
-    if (kept) memcpy(q, r->addrs, kept * sizeof *q);
-    os_free(h, r->addrs, r->n * sizeof *q + 8);
-    r->addrs = q;
-    r->n = n;
-    return PYMEM_OK;
-}
-
-int roots_free(pymem_heap *h, uint32_t id) {
-    root_set *r = roots_of(h, id);
-    if (!r) return PYMEM_EINVAL;
-    roots_barrier(h, r, 0, NULL, r->n);
-    os_free(h, r->addrs, r->n * sizeof *r->addrs + 8);
-    *r = (root_set){0};
-    return PYMEM_OK;
 }

@@ -130,6 +130,10 @@ typedef struct {
 /* Scans until budget bytes of work are done, or nothing is left. By record all is done at once. ETHROW: a bad pointer.
  */
 int pymem_mark_drain(pymem_heap *h, int64_t budget, pymem_mark_progress *out);
+/* Between an idle drain and mark_stop: follows everything again. ETHROW: something reachable has no mark; the way to it
+ * is path, *n numbers of which cap fit: set and place of the root, then slot and offset in it of each object on the
+ * way. */
+int pymem_mark_check(pymem_heap *h, uint64_t *path, uint64_t cap, uint64_t *n);
 int pymem_mark_stop(pymem_heap *h);                        /* heap_marked and heap_scan are what was found */
 int pymem_gc_flip(pymem_heap *h);                          /* sweepgen += 2: everything is unswept */
 int pymem_gc_end(pymem_heap *h, int32_t proc, int forced); /* stack spans held back go to the heap; counts the cycle */

@@ -18,7 +18,7 @@ from pymem.errors import (
 )
 
 if TYPE_CHECKING:
-    from pymem import debug, metrics
+    from pymem import debug, metrics, types
     from pymem.gc.cycle import GCResult
     from pymem.gotypes import GoType
     from pymem.inspect import GoObject, Span
@@ -52,6 +52,7 @@ __all__ = [
     "read_trace",
     "size_classes",
     "size_to_class",
+    "types",
 ]
 
 _LATER = {
@@ -70,7 +71,7 @@ _LATER = {
 """What is imported when it is first asked for, and from where: numpy alone takes longer than a command line may."""
 
 
-_MODULES = ("debug", "metrics")
+_MODULES = ("debug", "metrics", "types")
 """Modules that are there without being imported, for the same reason."""
 
 

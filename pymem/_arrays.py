@@ -39,6 +39,8 @@ def byte_count(size: Any, what: str = "size") -> int:
 
 def _whole_numbers(values: Any, what: str, error: type[SizeError] | type[AddressError]) -> UInt64s:
     array = np.asarray(values)
+    if array.dtype.kind == "f" and isinstance(values, list | tuple):
+        array = _mixed(values, array)
     if array.ndim != 1:
         raise error(f"{what}: give a flat array or list, not one of {array.ndim} dimensions")
     if array.size == 0:
@@ -48,6 +50,14 @@ def _whole_numbers(values: Any, what: str, error: type[SizeError] | type[Address
     if array.dtype.kind == "i" and (array < 0).any():
         raise error(f"{what}: element {int(np.argmax(array < 0))} is negative")
     return np.ascontiguousarray(array, np.uint64)
+
+
+def _mixed(values: Any, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a list in which ints and uint64s are mixed as integers; of those numpy makes floats."""
+    try:
+        return np.asarray([operator.index(v) for v in values])
+    except TypeError:
+        return array
 
 
 def sizes(values: Any) -> UInt64s:

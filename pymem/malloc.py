@@ -9,7 +9,7 @@ import numpy as np
 from pymem._arrays import UInt64s, byte_count, mask, pointer, room, sizes
 from pymem._native import ffi, lib
 from pymem.errors import SizeError
-from pymem.gotypes import GoType, TypeTable
+from pymem.gotypes import AnyType, TypeTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,12 +24,11 @@ ZERO_BASE = 0x1000000
 """Address of every object of 0 bytes. Go too gives all of them one address, that of a variable outside the heap."""
 
 
-def malloc(
-    heap: Heap, table: TypeTable, proc: int, size: int, *, noscan: bool | None, type_: GoType | int
-) -> int:
+def malloc(heap: Heap, table: TypeTable, proc: int, size: int, *, noscan: bool | None, type_: AnyType) -> int:
     """Allocate one object and return its address."""
     id_, noscan = _type(table, type_, noscan)
     nbytes = byte_count(size)
+    table.check_size(id_, nbytes)
     if nbytes == 0:
         _ = heap.handle
         return ZERO_BASE
@@ -67,11 +66,16 @@ def malloc_batch(
     addrs = room(count, out)
     types = 0 if types is None else types
     if one_size and np.ndim(noscan) == 0 and np.ndim(types) == 0:
-        _same(heap, proc, byte_count(size_or_sizes), _type(table, types, _flag(noscan)), addrs)
+        kind = _type(table, types, _flag(noscan))
+        table.check_size(kind[0], byte_count(size_or_sizes))
+        _same(heap, proc, byte_count(size_or_sizes), kind, addrs)
         return addrs
     if each is None:
         each = np.full(count, byte_count(size_or_sizes), np.uint64)
-    _each(heap, proc, each, _kinds(table, types, noscan, count), addrs)
+    kinds = _kinds(table, types, noscan, count)
+    if kinds.ids is not None:
+        table.check_sizes(kinds.ids, each)
+    _each(heap, proc, each, kinds, addrs)
     return addrs
 
 
@@ -89,7 +93,7 @@ def _flag(noscan: Any) -> bool | None:
     return None if noscan is None else bool(noscan)
 
 
-def _type(table: TypeTable, type_: GoType | int, noscan: bool | None) -> tuple[int, bool]:
+def _type(table: TypeTable, type_: AnyType, noscan: bool | None) -> tuple[int, bool]:
     """Return the id of a type and whether its object holds no pointers."""
     if type(type_) is int and type_ == 0:
         return 0, bool(noscan)

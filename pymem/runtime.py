@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from pymem import inspect
+from pymem import graph, inspect
 from pymem._arrays import addresses, byte_count, pointer
 from pymem._heap import Heap
 from pymem._native import ffi, lib
@@ -18,8 +18,9 @@ from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS, Collector, GCEvent, GCResult, 
 from pymem.gc.gonumbers import MAX_INT64
 from pymem.gc.pacer import GoPacer
 from pymem.gc.state import GCStats
-from pymem.gotypes import GoType, TypeTable
+from pymem.gotypes import AnyType, GoType, TypeTable
 from pymem.malloc import ZERO_BASE, malloc, malloc_batch
+from pymem.roots import Roots
 from pymem.sched import Cache, Goroutine, Scheduler
 from pymem.sizeclasses import size_classes
 from pymem.stats.gctrace import Tracer
@@ -27,13 +28,14 @@ from pymem.stats.memstats import MemStats, read_mem_stats
 from pymem.units import parse_gogc, parse_memory_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     import numpy.typing as npt
 
     from pymem._arrays import UInt64s
     from pymem.gc.protocol import Pacer
+    from pymem.layout import Type
 
 __all__ = ["ZERO_BASE", "Runtime"]
 
@@ -64,10 +66,12 @@ class Runtime:
         arena_base: address of the first arena, a multiple of 64 MB. Go's default when the base is not randomised.
         address_space: bytes that the heap may map before it is out of memory.
         heap_padding_pages: pages of 8,192 bytes that stay empty at the front, as Go's randomised base leaves.
+        scan_sparse: count scan work as Go does on a processor without AVX-512, which scans each object up to its last
+            pointer. Else the objects of a page on which many are scanned at once count with their whole slots.
 
     """
 
-    __slots__ = ("_gc", "_gc_stats", "_heap", "_sched", "_types")
+    __slots__ = ("_gc", "_gc_stats", "_heap", "_sched", "_types", "globals")
 
     def __init__(
         self,
@@ -86,14 +90,20 @@ class Runtime:
         arena_base: int = 0xC000000000,
         address_space: int = 1 << 40,
         heap_padding_pages: int = 0,
+        scan_sparse: bool = False,
     ) -> None:
         percent, limit = parse_gogc(gogc), parse_memory_limit(memory_limit)
         if liveness not in ("graph", "record"):
             raise ConfigError(f"liveness={liveness!r}: give 'graph' or 'record'")
         self._heap = Heap(
-            arena_base=arena_base, address_space=address_space, padding_pages=heap_padding_pages
+            arena_base=arena_base,
+            address_space=address_space,
+            padding_pages=heap_padding_pages,
+            scan_sparse=scan_sparse,
         )
-        self._types = TypeTable()
+        self._types = TypeTable(self._heap)
+        self.globals = Roots(self._heap, stack=False)
+        """Global variables by name, each an address or 0: `rt.globals["root"] = addr`."""
         self._sched = Scheduler(self._heap, self._types, gomaxprocs=gomaxprocs, cache=cache)
         pacer = GoPacer() if pacer is None else pacer
         pacer.set_gc_percent(-1 if percent is None else percent)
@@ -179,10 +189,18 @@ class Runtime:
 
     # ---- types ----
 
-    def register_type(self, name: str, size: int, *, noscan: bool = False) -> GoType:
-        """Give a type of `size` bytes an id. noscan: its values hold no pointers."""
+    def register_type(self, type: Type | str, size: int | None = None, *, noscan: bool = False) -> GoType:
+        """Give a type an id: one of `pymem.types`, or a name with a size in bytes.
+
+        Types of `pymem.types` are registered at their first use too. noscan: values of the named one hold no pointers;
+        else each of their words may be one.
+        """
         _ = self._heap.handle
-        return self._types.register(name, size, noscan)
+        if not isinstance(type, str):
+            return self._types.register_layout(type)
+        if size is None:
+            raise ConfigError(f"type {type!r} without a size: give its bytes, or a type of pymem.types")
+        return self._types.register(type, size, noscan)
 
     @property
     def types(self) -> list[GoType]:
@@ -191,7 +209,7 @@ class Runtime:
 
     # ---- allocation ----
 
-    def malloc(self, size: int, *, noscan: bool | None = None, type: GoType | int = 0, p: int = 0) -> int:
+    def malloc(self, size: int, *, noscan: bool | None = None, type: AnyType = 0, p: int = 0) -> int:
         """Allocate an object of `size` bytes on P p and return its address.
 
         noscan: it holds no pointers; left out, the type says so, and an object without a type may hold some.
@@ -206,22 +224,66 @@ class Runtime:
         n: int | None = None,
         *,
         noscan: bool | npt.ArrayLike | None = None,
-        types: npt.ArrayLike | GoType | int | None = None,
+        types: npt.ArrayLike | Sequence[AnyType] | AnyType | None = None,
         p: int = 0,
         out: UInt64s | None = None,
     ) -> UInt64s:
         """Allocate many objects on P p, in order, and return their addresses (uint64).
 
         `malloc_batch(64, n)` makes n objects of 64 bytes, `malloc_batch(sizes)` one for each element of an array of
-        integers. noscan: a bool, or a mask with one for each object. types: a type, or an array of ids. out: array to
-        fill and return. The addresses are those that as many calls of `malloc` would give. If the address space or this
-        machine's memory runs out on the way, MemoryError says how many objects were made: they stay, their addresses in
-        `out`.
+        integers. noscan: a bool, or a mask with one for each object. types: a type, or an array or list of them. out:
+        array to fill and return. The addresses are those that as many calls of `malloc` would give. If the address
+        space or this machine's memory runs out on the way, MemoryError says how many objects were made: they stay,
+        their addresses in `out`.
         """
         proc = self._sched.proc(p)
         return malloc_batch(
             self._heap, self._types, proc, size_or_sizes, n, noscan=noscan, types=types, out=out
         )
+
+    # ---- objects with contents ----
+
+    def new(self, type: AnyType, n: int = 1, *, p: int = 0) -> int:
+        """Allocate one object of n values of a type, all zero, and return its address. Go: mallocgc."""
+        return graph.new(self._heap, self._types, self._sched.proc(p), type, n)
+
+    def new_batch(self, type: AnyType, n: int, *, p: int = 0) -> UInt64s:
+        """Allocate n objects of one value each and return their addresses."""
+        return graph.new_batch(self._heap, self._types, self._sched.proc(p), type, n)
+
+    def store(self, obj: int, where: graph.Where, target: int) -> None:
+        """Store a pointer in an object, through the write barrier while marking. 0 is nil.
+
+        where: an offset in bytes, or a field's path in the object's type, such as `children[2].next`; in an object of
+        several values `[5].next` is the sixth's. Of a slice, string or interface it is the word that points.
+        """
+        graph.store(self._heap, self._types, obj, where, target)
+
+    def load(self, obj: int, where: graph.Where) -> int:
+        """Return the pointer in an object at a place given as for `store`."""
+        return graph.load(self._heap, self._types, obj, where)
+
+    def store_batch(self, src: npt.ArrayLike, offsets: npt.ArrayLike, targets: npt.ArrayLike) -> None:
+        """Store many pointers in order, in one call: targets[i] into src[i] at offsets[i].
+
+        An offset or a target may be one number for all; `T.pointer_at("left")` is a field's. AddressError names the
+        first that is none of a living object; those before it are stored.
+        """
+        graph.store_batch(self._heap, src, offsets, targets)
+
+    def load_batch(self, src: npt.ArrayLike, offsets: npt.ArrayLike) -> UInt64s:
+        """Return many pointers, src[i]'s at offsets[i]."""
+        return graph.load_batch(self._heap, src, offsets)
+
+    def view(self, obj: int, type: AnyType | None = None, n: int | None = None) -> npt.NDArray[Any]:
+        """Return an object's memory as an array: what is written there is in the object, past any write barrier.
+
+        Its dtype is that of the object's type, or of the type given; bytes where there is none. n: values to see, by
+        default as many as the slot has room for, and where that is one the array has no dimension:
+        `rt.view(node)["key"] = 5`. The array keeps the heap's memory, not the object: freed, its slot may be another's.
+        Store pointers by `store`, else a running mark may miss them.
+        """
+        return graph.view(self._heap, self._types, obj, type, n)
 
     # ---- collection ----
 

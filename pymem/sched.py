@@ -10,16 +10,21 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from pymem import graph
 from pymem._native import ffi, lib
 from pymem.errors import ConfigError, SizeError
 from pymem.malloc import malloc, malloc_batch
+from pymem.roots import Frame, Roots, Stack
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
+
+    import numpy.typing as npt
 
     from pymem._arrays import UInt64s
     from pymem._heap import Heap
-    from pymem.gotypes import GoType, TypeTable
+    from pymem.gotypes import AnyType, TypeTable
 
 __all__ = ["Cache", "Goroutine", "Scheduler"]
 
@@ -40,7 +45,7 @@ class Goroutine:
     with their stacks for the next `go` statement; here the stack goes back at exit.
     """
 
-    __slots__ = ("_proc", "_sched", "id", "name", "p", "stack", "stack_size")
+    __slots__ = ("_frames", "_proc", "_sched", "id", "name", "p", "roots", "stack", "stack_size")
 
     def __init__(self, sched: Scheduler, *, id_: int, name: str, p: int | None, proc: int) -> None:
         self._sched = sched
@@ -52,13 +57,16 @@ class Goroutine:
         self.stack_size = STACK_MIN
         self.stack: int | None = sched.stack_alloc(self.proc, STACK_MIN)
         """Address of its stack; None after exit."""
+        self.roots = Roots(sched.heap, stack=True)
+        """What it holds outside all frames, by name: `g.roots["head"] = addr`."""
+        self._frames = Stack(sched.heap)
 
     @property
     def proc(self) -> int:
         """The core's number of the processor or cache it allocates from."""
         return self._proc if self.p is None else self._sched.proc(self.p)
 
-    def malloc(self, size: int, *, noscan: bool | None = None, type: GoType | int = 0) -> int:
+    def malloc(self, size: int, *, noscan: bool | None = None, type: AnyType = 0) -> int:
         """Allocate as `Runtime.malloc` does, on this goroutine's processor."""
         self._alive()
         sched = self._sched
@@ -70,7 +78,7 @@ class Goroutine:
         n: int | None = None,
         *,
         noscan: Any = None,
-        types: Any = None,
+        types: npt.ArrayLike | Sequence[AnyType] | AnyType | None = None,
         out: UInt64s | None = None,
     ) -> UInt64s:
         """Allocate as `Runtime.malloc_batch` does, on this goroutine's processor."""
@@ -79,6 +87,24 @@ class Goroutine:
         return malloc_batch(
             sched.heap, sched.types, proc, size_or_sizes, n, noscan=noscan, types=types, out=out
         )
+
+    def new(self, type: AnyType, n: int = 1) -> int:
+        """Allocate as `Runtime.new` does, on this goroutine's processor."""
+        self._alive()
+        return graph.new(self._sched.heap, self._sched.types, self.proc, type, n)
+
+    def new_batch(self, type: AnyType, n: int) -> UInt64s:
+        """Allocate as `Runtime.new_batch` does, on this goroutine's processor."""
+        self._alive()
+        return graph.new_batch(self._sched.heap, self._sched.types, self.proc, type, n)
+
+    def frame(self, variables: Mapping[str, int] | None = None, /, **more: int) -> Frame:
+        """Return the frame of a call with these variables: `with g.frame(a=addr, b=0) as f: f["b"] = f["a"]`.
+
+        What they point to lives until the frame is left; frames are left in the opposite order.
+        """
+        self._alive()
+        return Frame(self._frames, {**(variables or {}), **more})
 
     def grow_stack(self) -> int:
         """Move to a stack of twice the size and return its address. SizeError past 1,000,000,000 bytes."""
@@ -94,6 +120,8 @@ class Goroutine:
         """End the goroutine: its stack goes back. Its objects stay until a collection finds them dead."""
         self._sched.retire(self, self._alive())
         self.stack = None
+        self._frames.release()
+        self.roots.release()
 
     def _alive(self) -> int:
         if self.stack is None:

@@ -1,0 +1,137 @@
+/* A second mark to prove the first: with the world stopped all is followed again from the roots, and an object that is
+ * reached without a mark would be lost. It is told with the way that leads to it. Slow and plain on purpose: it shares
+ * no step with the mark that it checks. Go: mcheckmark.go, GODEBUG=gccheckmark=1 */
+#include <stdio.h>
+#include <string.h>
+#include "internal.h"
+
+typedef unsigned long long ull;
+
+enum { FIRST_SEEN = 1024, NO_PARENT = -1 };
+
+typedef struct {
+    uint64_t addr;   /* of the slot */
+    int64_t parent;  /* place of the one that points to it; NO_PARENT: a root does */
+    uint64_t offset; /* at which it does, from the parent's slot; of a root: set << 32 | place */
+} reached;
+
+typedef struct {
+    reached *list;
+    uint64_t n, cap;
+    uint64_t *seen; /* a bit for each 8 bytes of the heap */
+    uint64_t seen_words;
+    int64_t lost; /* place of the first object without a mark; NO_PARENT: none */
+} walk;
+
+static int walk_reserve(pymem_heap *h, walk *w) {
+    if (w->n < w->cap) return PYMEM_OK;
+    uint64_t cap = w->cap ? 2 * w->cap : FIRST_SEEN;
+    void *q = os_grow(h, w->list, w->cap * sizeof *w->list, cap * sizeof *w->list);
+    if (!q) return fail(h, PYMEM_ENOMEM, "no memory to check a mark");
+    w->list = q;
+    w->cap = cap;
+    return PYMEM_OK;
+}
+
+static int reach(pymem_heap *h, walk *w, uint64_t addr, int64_t parent, uint64_t offset) {
+    mspan *s = mheap_span_of(h, addr);
+    if (!s || s->state != SPAN_IN_USE || w->lost != NO_PARENT) return PYMEM_OK;
+    uint32_t slot = span_slot_of(s, addr);
+    if (slot >= s->nelems) return PYMEM_OK;
+    uint64_t first = s->base + slot * s->elem_size, word = (first - h->config.arena_base) / 8;
+    if ((w->seen[word >> 6] >> (word & 63) & 1)) return PYMEM_OK;
+    w->seen[word >> 6] |= 1ull << (word & 63);
+    int rc = walk_reserve(h, w);
+    if (rc) return rc;
+    if (!mark_is_marked(h, s, slot)) w->lost = (int64_t)w->n;
+    w->list[w->n++] = (reached){.addr = first, .parent = parent, .offset = offset};
+    return PYMEM_OK;
+}
+
+/* Whether the word at an offset of the slot holds a pointer. */
+static bool is_pointer_word(const pymem_heap *h, const mspan *s, uint32_t slot, uint64_t offset) {
+    uint64_t first = s->base + slot * s->elem_size, type = s->large_type;
+    if (s->span_class & 1) return false;
+    if (s->span_class >> 1 && s->elem_size <= MIN_HEADER_SIZE)
+        return memory_read_bits(h->memory, page_of(h, s->base), s->elem_size, slot) >> (offset / 8) & 1;
+    if (s->span_class >> 1) {
+        if (offset == 0) return false;
+        memcpy(&type, memory_at(h, first), 8);
+        offset -= MALLOC_HEADER;
+    }
+    const type_map *t = memory_type(h, type);
+    if (!t) return true;
+    uint64_t word = offset % t->size / 8;
+    return word < t->ptrdata / 8 && t->mask[word / 64] >> (word & 63) & 1;
+}
+
+static int follow_object(pymem_heap *h, walk *w, uint64_t k) {
+    uint64_t addr = w->list[k].addr;
+    const mspan *s = mheap_span_of(h, addr);
+    uint32_t slot = span_slot_of(s, addr);
+    int rc = PYMEM_OK;
+    for (uint64_t at = 0; at < s->elem_size && !rc; at += 8) {
+        uint64_t p;
+        if (!is_pointer_word(h, s, slot, at)) continue;
+        memcpy(&p, memory_at(h, addr + at), 8);
+        if (p) rc = reach(h, w, p, (int64_t)k, at);
+    }
+    return rc;
+}
+
+static int follow_all(pymem_heap *h, walk *w) {
+    const object_memory *m = h->memory;
+    int rc = PYMEM_OK;
+    for (uint32_t r = 0; r < m->nroots && !rc; r++)
+        for (uint64_t i = 0; m->roots[r].used && i < m->roots[r].n && !rc; i++)
+            rc = reach(h, w, m->roots[r].addrs[i], NO_PARENT, (uint64_t)r << 32 | i);
+    for (uint64_t k = 0; k < w->n && w->lost == NO_PARENT && !rc; k++) rc = follow_object(h, w, k);
+    return rc;
+}
+
+/* From the root on: set, place; then slot, offset of each object on the way, the last with offset 0. *n: how many
+ * numbers that is. */
+static void tell_path(const walk *w, uint64_t *path, uint64_t cap, uint64_t *n) {
+    uint64_t depth = 0, offset = 0;
+    for (int64_t k = w->lost; k != NO_PARENT; k = w->list[k].parent) depth++;
+    *n = 2 * (depth + 1);
+    uint64_t at = *n;
+    for (int64_t k = w->lost; k != NO_PARENT; k = w->list[k].parent) {
+        at -= 2;
+        if (at + 1 < cap) path[at] = w->list[k].addr, path[at + 1] = offset;
+        offset = w->list[k].offset;
+    }
+    if (cap > 1) path[0] = offset >> 32, path[1] = offset & UINT32_MAX;
+}
+
+static int lost_object(pymem_heap *h, const walk *w) {
+    char text[sizeof h->message];
+    uint64_t steps = 0, shown = 0;
+    size_t used = 0;
+    uint64_t addr = w->list[w->lost].addr;
+    for (int64_t k = w->list[w->lost].parent; k != NO_PARENT; k = w->list[k].parent) steps++;
+    text[0] = 0;
+    uint64_t offset = w->list[w->lost].offset;
+    for (int64_t k = w->list[w->lost].parent; k != NO_PARENT; k = w->list[k].parent) {
+        if (shown++ < 4)
+            used +=
+                (size_t)snprintf(text + used, sizeof text - used, " <- 0x%llx+%llu", (ull)w->list[k].addr, (ull)offset);
+        offset = w->list[k].offset;
+    }
+    if (steps > 4) used += (size_t)snprintf(text + used, sizeof text - used, " <- %llu more", (ull)(steps - 4));
+    return fail(h, PYMEM_ETHROW, "checkmark found unmarked object 0x%llx%s <- root %llu[%llu]", (ull)addr, text,
+                (ull)(offset >> 32), (ull)(offset & UINT32_MAX));
+}
+
+int mark_check(pymem_heap *h, uint64_t *path, uint64_t cap, uint64_t *n) {
+    walk w = {.lost = NO_PARENT, .seen_words = ((h->cur_page << PAGE_SHIFT) / 8 + 63) / 64 + 1};
+    w.seen = os_alloc(h, w.seen_words * 8);
+    int rc = w.seen ? follow_all(h, &w) : fail(h, PYMEM_ENOMEM, "no memory to check a mark");
+    if (!rc && w.lost != NO_PARENT) {
+        tell_path(&w, path, cap, n);
+        rc = lost_object(h, &w);
+    }
+    os_free(h, w.seen, w.seen_words * 8);
+    os_free(h, w.list, w.cap * sizeof *w.list);
+    return rc;
+}

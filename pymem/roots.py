@@ -1,0 +1,222 @@
+"""What a program holds directly: global variables, and the variables on goroutines' stacks. From here marking starts.
+
+Each is a set of slots in the core. The names are kept here; the core sees numbered slots with an address in each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from pymem._arrays import byte_count, pointer
+from pymem._native import ffi, lib
+from pymem.errors import ConfigError, PymemError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pymem._heap import Heap
+
+__all__ = ["Frame", "RootSet", "Roots", "Stack"]
+
+
+class RootSet:
+    """Numbered slots of the core, made at first use."""
+
+    __slots__ = ("_heap", "_id", "_kind", "size")
+
+    def __init__(self, heap: Heap, *, stack: bool) -> None:
+        self._heap = heap
+        self._kind = lib.PYMEM_ROOTS_STACK if stack else lib.PYMEM_ROOTS_GLOBALS
+        self._id: int | None = None
+        self.size = 0
+        """Slots there are."""
+
+    def resize(self, n: int) -> None:
+        """Have n slots; new ones hold 0."""
+        if self._id is None:
+            out = ffi.new("uint32_t *")
+            self._heap.call(lib.pymem_roots_new, self._kind, out)
+            self._id = int(out[0])
+        self._heap.call(lib.pymem_roots_resize, self._id, n)
+        self.size = n
+
+    def set(self, first: int, addrs: list[int]) -> None:
+        """Put addresses into the slots from `first` on."""
+        if addrs:
+            array = np.array(addrs, np.uint64)
+            self._heap.call(lib.pymem_roots_set, self._id, first, pointer("uint64_t", array), len(array))
+
+    def get(self, slot: int) -> int:
+        """Return the address in a slot."""
+        out = ffi.new("uint64_t *")
+        self._heap.call(lib.pymem_roots_get, self._id, slot, out, 1)
+        return int(out[0])
+
+    def free(self) -> None:
+        """Give all slots back."""
+        if self._id is not None:
+            self._heap.call(lib.pymem_roots_free, self._id)
+            self._id, self.size = None, 0
+
+
+def _address(value: Any) -> int:
+    return byte_count(value, "address")
+
+
+class Roots(MutableMapping[str, int]):
+    """Variables by name, each an address or 0 (nil): what they point to, and what that points to, lives."""
+
+    __slots__ = ("_free", "_set", "_slots")
+
+    def __init__(self, heap: Heap, *, stack: bool) -> None:
+        self._set = RootSet(heap, stack=stack)
+        self._slots: dict[str, int] = {}
+        self._free: list[int] = []
+
+    def __getitem__(self, name: str) -> int:
+        return self._set.get(self._slot(name))
+
+    def __setitem__(self, name: str, addr: int) -> None:
+        value = _address(addr)
+        if name in self._slots:
+            self._set.set(self._slots[name], [value])
+            return
+        slot = self._spare()
+        self._set.set(slot, [value])
+        self._slots[name] = self._free.pop()
+
+    def __delitem__(self, name: str) -> None:
+        slot = self._slot(name)
+        self._set.set(slot, [0])
+        del self._slots[name]
+        self._free.append(slot)
+
+    def _slot(self, name: str) -> int:
+        if name not in self._slots:
+            raise KeyError(f"there is no root {name!r}: set it first")
+        return self._slots[name]
+
+    def _spare(self) -> int:
+        """Return a slot without a name, the last of the free ones."""
+        if not self._free:
+            self._set.resize(self._set.size + 1)
+            self._free.append(self._set.size - 1)
+        return self._free[-1]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._slots
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __repr__(self) -> str:
+        return f"<Roots {', '.join(self) or 'none'}>"
+
+    def release(self) -> None:
+        """Forget all of them."""
+        self._set.free()
+        self._slots.clear()
+        self._free.clear()
+
+
+class Stack:
+    """The frames of a goroutine, the innermost last."""
+
+    __slots__ = ("frames", "roots")
+
+    def __init__(self, heap: Heap) -> None:
+        self.roots = RootSet(heap, stack=True)
+        self.frames: list[Frame] = []
+
+    def push(self, frame: Frame, values: list[int]) -> int:
+        """Put a frame on top and return its first slot."""
+        first = self.roots.size
+        self.roots.resize(first + len(values))
+        try:
+            self.roots.set(first, values)
+        except (PymemError, MemoryError):
+            self.roots.resize(first)
+            raise
+        self.frames.append(frame)
+        return first
+
+    def pop(self, frame: Frame, first: int) -> None:
+        """Take the frame on top off."""
+        if self.frames[-1] is not frame:
+            raise ConfigError(
+                "a frame is left while calls made from it still run: leave the inner frames first"
+            )
+        self.roots.resize(first)
+        self.frames.pop()
+
+    def release(self) -> None:
+        """Drop all frames."""
+        self.roots.free()
+        self.frames.clear()
+
+
+class Frame(Mapping[str, int]):
+    """The variables of one call: `with g.frame(node=addr) as f: f["node"] = other`. Gone when it is left.
+
+    Which variables there are is fixed at the beginning, as a compiler does it. 0 is nil.
+    """
+
+    __slots__ = ("_begin", "_first", "_slots", "_stack")
+
+    def __init__(self, stack: Stack, variables: Mapping[str, int]) -> None:
+        self._stack = stack
+        self._slots = {name: i for i, name in enumerate(variables)}
+        self._begin = [_address(addr) for addr in variables.values()]
+        self._first: int | None = None
+
+    def __enter__(self) -> Self:
+        if self._first is not None:
+            raise ConfigError("this frame is entered already: ask g.frame() for another")
+        self._first = self._stack.push(self, self._begin)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._entered:
+            self._stack.pop(self, self._at(0))
+        self._first = None
+
+    @property
+    def _entered(self) -> bool:
+        """Whether it is on its stack; a goroutine's end takes all frames off."""
+        return self._first is not None and any(frame is self for frame in self._stack.frames)
+
+    def _at(self, slot: int) -> int:
+        if self._first is None or not self._entered:
+            raise ConfigError("this frame is not entered: use it in `with g.frame(...) as f:`")
+        return self._first + slot
+
+    def __getitem__(self, name: str) -> int:
+        return self._stack.roots.get(self._at(self._slot(name)))
+
+    def __setitem__(self, name: str, addr: int) -> None:
+        self._stack.roots.set(self._at(self._slot(name)), [_address(addr)])
+
+    def _slot(self, name: str) -> int:
+        if name not in self._slots:
+            raise KeyError(f"the frame has no variable {name!r}: name it in g.frame({name}=...)")
+        return self._slots[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._slots
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __repr__(self) -> str:
+        return f"<Frame {', '.join(self) or 'without variables'}>"

@@ -1,0 +1,3 @@
+module graphs
+
+go 1.27

@@ -1,0 +1,1 @@
+// Lets the Go file declare a function without a body.

@@ -1,0 +1,69 @@
+"""What a forced collection marks, scans and frees of a graph: the emulator against real Go at GOMAXPROCS=1."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graph_programs import PROGRAMS
+from graphs import collect
+from oracle import graphs
+
+import pymem
+from pymem.errors import RecordingError
+from pymem.record.overlay import find_toolchain
+
+GOLDEN = {(g["program"], g["mode"]): g["rows"] for g in json.loads(graphs.GOLDEN.read_text())["programs"]}
+
+
+def emulated(program: str, mode: str) -> list[dict[str, Any]]:
+    """Return the emulator's rows, in the form of the Go program's."""
+    with pymem.Runtime(scan_sparse=mode == "sparse") as rt:
+        return [row(rt, step) for step in PROGRAMS[program](rt)]
+
+
+def row(rt: pymem.Runtime, step: str) -> dict[str, Any]:
+    totals = collect(rt)
+    stats = rt.read_mem_stats()
+    return {
+        "step": step,
+        "objects": stats.heap_objects,
+        "bytes": stats.heap_alloc,
+        "marked": totals.bytes_marked,
+        "scan": totals.heap_scan,
+        "mallocs": stats.mallocs,
+        "frees": stats.frees,
+    }
+
+
+@pytest.fixture(scope="session")
+def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    try:
+        find_toolchain()
+    except RecordingError as error:
+        pytest.skip(str(error))
+    return graphs.build(tmp_path_factory.mktemp("graphs"))
+
+
+@pytest.mark.parametrize("program", graphs.PROGRAMS)
+def test_golden_is_what_go_says(binary: Path, program: str) -> None:
+    """In one run of some: now and then the runtime allocates 16 bytes for itself."""
+    golden = GOLDEN[program, "sparse"]
+    assert any(graphs.run(binary, program, "sparse") == golden for _ in range(graphs.RUNS))
+
+
+@pytest.mark.parametrize("program", graphs.PROGRAMS)
+def test_without_vector_scans(program: str) -> None:
+    """Every number is real Go's."""
+    assert emulated(program, "sparse") == GOLDEN[program, "sparse"]
+
+
+@pytest.mark.parametrize("program", graphs.PROGRAMS)
+def test_with_vector_scans(program: str) -> None:
+    """Scan work then depends on the runtime's own objects, which share pages with the program's; nothing else does."""
+    got, want = emulated(program, "packed"), GOLDEN[program, "packed"]
+    scans = [(g.pop("scan"), w.pop("scan")) for g, w in zip(got, want, strict=True)]
+    assert got == want
+    assert [g for g, _ in scans] == pytest.approx([w for _, w in scans], rel=0.02, abs=256)
