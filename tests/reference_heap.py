@@ -212,6 +212,17 @@ class ReferenceHeap:
         else:
             self.mspans -= 1
 
+    def scavenge_all(self) -> int:
+        """All free pages that no processor has in stock go to the system. See `reference_scavenger` for fewer."""
+        pages = [
+            i for i, (used, scav) in enumerate(zip(self.used, self.scavenged, strict=True)) if not used | scav
+        ]
+        for page in pages:
+            self.scavenged[page] = 1
+        self.released += len(pages) * PAGE
+        self.idle_mapped -= len(pages) * PAGE
+        return len(pages) * PAGE
+
     # ---- processors ----
 
     def _proc(self, proc: int) -> Proc:

@@ -139,7 +139,8 @@ class _Goals:
             self.pace(row)
         elif kind == Event.SCAVENGE:
             size, force = int(self.columns.object[row]), bool(self.columns.size[row])
-            if self.columns.goroutine[row] != 1 and self.scavenger.goals_kept():
+            # Before the first pacing Go's goals are 0: the background may run then, and finds nothing.
+            if self.goal and self.columns.goroutine[row] != 1 and self.scavenger.goals_kept():
                 self.differing.append(f"in row {row}: real Go goes on scavenging in the background")
             _scavenge(self.player, size, force)
 

@@ -118,6 +118,10 @@ class HeapMachine(RuleBasedStateMachine):
     def page_cache_flush(self, proc: int) -> None:
         self.both("page_cache_flush", self.on(proc))
 
+    @rule()
+    def scavenge_all(self) -> None:
+        self.both("scavenge_all")
+
     # ---- stacks and manual spans ----
 
     @rule(proc=procs, size=stack_sizes, cached=st.booleans(), n=st.integers(1, 20))
