@@ -26,7 +26,7 @@ typedef struct {
         cap;       /* announced by frees inside a sweep that an allocation makes; swept before the allocation */
     bool in_sweep; /* between SWEEP_BEGIN and SWEEP_END */
     bool grew;     /* a fresh span was recorded since the last allocation */
-    uint64_t low;  /* the last object in a slot that was taken already, as far as known; 0: none */
+    uint64_t low;  /* the last object in a slot below the next one, as far as known; 0: none */
     mspan *guess;  /* a span that was swept for the next allocation, though the record has not said so */
     uint64_t live; /* heapLive as the proc left it on its way to the next allocation; 0: no word of it */
     uint8_t seen[NUM_SPAN_CLASSES], seen_pages; /* what of this proc's start is known by now */
@@ -36,9 +36,9 @@ struct pymem_follow {
     pymem_heap *h;
     pymem_trace_rows rows;
     uint64_t row, stats_reason;
-    uint64_t live[LIVES], nlives;           /* heapLive as recorded last, a ring */
-    bool repair, started, begun, sweep_due; /* begun: between GC_BEGIN and GC_END */
-    rec_page **arenas;                      /* [arena][page]; NULL where the record has nothing */
+    uint64_t live[LIVES], nlives;                    /* heapLive as recorded last, a ring */
+    bool repair, started, begun, sweep_due, stopped; /* begun: between GC_BEGIN and GC_END */
+    rec_page **arenas;                               /* [arena][page]; NULL where the record has nothing */
     uint64_t narenas;
     uint16_t epoch;                    /* flushes so far, never 0 */
     uint64_t in_flight[MAX_IN_FLIGHT]; /* open loop: slots taken by allocations whose own event is still to come */
@@ -197,6 +197,12 @@ static int sweep_remembered(pymem_follow *f, proc *p, proc_view *v, const mspan 
     }
     v->n = 0;
     return PYMEM_OK;
+}
+
+/* Where heapLive falls while the world is stopped, all that was said of it before has come in. */
+static void on_heap_live(pymem_follow *f, proc_view *v) {
+    if (f->stopped && f->rows.a[f->row] < f->live[(f->nlives - 1) % LIVES]) memset(f->live, 0, sizeof f->live);
+    v->live = f->live[f->nlives++ % LIVES] = f->rows.a[f->row];
 }
 
 /* What heapLive was before the proc changed it: several Ps' words of it may stand in the wrong order. */
@@ -598,10 +604,12 @@ static int do_row(pymem_follow *f) {
     case TRACE_SPAN_FREE: return on_span_free(f);
     case TRACE_GC_BEGIN: return begin_cycle(f, p, f->rows.c[f->row] == 1);
     case TRACE_GC_END: return on_gc_end(f, p);
-    case TRACE_HEAP_ALLOC: v->live = f->live[f->nlives++ % LIVES] = f->rows.a[f->row]; return PYMEM_OK;
+    case TRACE_HEAP_ALLOC: on_heap_live(f, v); return PYMEM_OK;
     case TRACE_SWEEP_BEGIN: v->in_sweep = true; return PYMEM_OK;
     case TRACE_SWEEP_END: v->in_sweep = false; return PYMEM_OK;
+    case TRACE_STW_END: f->stopped = false; return PYMEM_OK;
     case TRACE_STW_BEGIN:
+        f->stopped = true;
         if (f->stats_reason && f->rows.b[f->row] == f->stats_reason) return flush_all(f, p);
         return PYMEM_OK;
     default: return PYMEM_OK;
