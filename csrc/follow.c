@@ -4,13 +4,19 @@
  * and goes on: one wrong guess about a span costs one miss.
  *
  * What of the record is followed: deaths (read ahead to the next cycle, as a mark would find them), when cycles turn,
- * when a sweep frees something, that a fresh span was taken. Never an address of the allocation to be predicted. */
+ * when a sweep frees something, that a fresh span was taken, by how much a refill raised heapLive: that is the number
+ * of free slots of the span it took. Never an address of the allocation to be predicted.
+ *
+ * What stays: the snapshot does not tell in which order partly filled spans wait. Where several with as many free slots
+ * do, the next in order of addresses after the last one taken is guessed, which fails for one in four. A span's place
+ * is known once it has been taken or a sweep has freed something in it, so that is over after a cycle or two. With
+ * several Ps two that refill at once may also be recorded in the wrong order. */
 #include <string.h>
 #include "internal.h"
 
 enum { MAX_IN_FLIGHT = 64, LATE_ROWS = 1 << 29 /* looked at in all searches for late events: half a second */ };
 enum { MAX_MISSES = 64, NO_CODE = 0, MANUAL_CODE = 1 + 1, TINY_SLOTS = PAGE_SIZE / TINY_SIZE };
-enum { LIVES = 8 };
+enum { LIVES = 8 /* more words of heapLive than can be out of order */ };
 enum { GIVEN_BACK = 1 }; /* in a remembered span's base: the sweep gave its pages back */
 
 /* What the record has at a page: code is kindclass + 1 (kindclass 1: manual; else span class << 1), 0 for nothing. Of a
@@ -215,26 +221,31 @@ static uint64_t live_before(const pymem_follow *f, uint64_t live) {
 
 /* heapLive grows by a span's free slots when a proc takes it. Their number, or 0 if this cannot be that. */
 static uint32_t announced_slots(const pymem_follow *f, const proc_view *v, uint32_t span_class) {
+    if (!v->live || span_class < 2) return 0;
     const size_classes *t = size_classes_go();
     uint64_t size = t->size[span_class >> 1], bytes = (uint64_t)t->npages[span_class >> 1] << PAGE_SHIFT;
-    uint64_t grown = v->live - live_before(f, v->live);
-    bool fits = span_class > 1 && v->live && grown <= bytes && (bytes - grown) % size == 0;
-    return fits && (bytes - grown) / size < t->nelems[span_class]
-               ? t->nelems[span_class] - (uint32_t)((bytes - grown) / size)
-               : 0;
+    uint64_t grown = v->live - live_before(f, v->live), used = (bytes - grown) / size;
+    bool fits = grown <= bytes && (bytes - grown) % size == 0 && used < t->nelems[span_class];
+    return fits ? t->nelems[span_class] - (uint32_t)used : 0;
 }
 
-/* Which span the proc has taken before this allocation, as far as the record has told by now. */
+/* Did the refill sweep own, and take it? Not where a swept one was waiting. A swept one without objects is a wrong
+ * guess of the past. */
+static bool took_own(pymem_follow *f, const mspan *own, uint32_t slots) {
+    const mspan *waits = set_swept(f->h, own->span_class, false)->first;
+    if (!slots) return !waits;
+    bool fits = waits && waits->alloc_count && restore_slots_left(f->h, waits) == slots;
+    return !fits && restore_slots_left(f->h, own) == slots;
+}
+
+/* The proc takes the span that it took in reality before this allocation, as far as the record has told by now. */
 static int refill_as_told(pymem_follow *f, proc *p, proc_view *v, uint32_t span_class) {
     pymem_heap *h = f->h;
     mspan *own = came_upon(f, v, span_class);
     int rc = sweep_remembered(f, p, v, own);
     if (rc) return rc;
     uint32_t slots = announced_slots(f, v, span_class);
-    mspan *waits = span_class > 1 ? set_swept(h, span_class, false)->first : NULL;
-    if (own && !v->grew && (slots ? restore_slots_left(h, own) == slots : !waits) &&
-        !(waits && waits->alloc_count && restore_slots_left(h, waits) == slots))
-        return restore_use(h, p, own);
+    if (own && !v->grew && took_own(f, own, slots)) return restore_use(h, p, own);
     if (own) rc = sweep_announced(f, p, own);
     if (rc || v->grew || !slots) return rc;
     mspan *s = restore_choose(h, span_class, slots);
@@ -426,7 +437,8 @@ static int on_span_free(pymem_follow *f) {
 
 /* ---- allocations ---- */
 
-/* An object in a slot below the proc's next one comes late, or what lies above it was: the second in a row tells. */
+/* The object is in a slot below the proc's next one: it comes late, or another one did that was taken for this proc's
+ * last, and the proc is still down here. The second in a row tells. */
 static void catch_up(pymem_follow *f, proc *p, proc_view *v, uint64_t want) {
     mspan *s = mheap_span_of(f->h, want), *last = v->low ? mheap_span_of(f->h, v->low) : NULL;
     if (!s || !(s->span_class >> 1) || p->cache->alloc[s->span_class] != s) return;

@@ -255,7 +255,7 @@ void restore_drop(pymem_heap *h, mspan *s) { evict(h, s); }
 /* The proc allocates the span's class from it from now on, whoever had it before. */
 int restore_use(pymem_heap *h, proc *p, mspan *s) {
     bool freed;
-    if (span_is_unswept(h, s)) span_set_rotate(h, s, 1 - swept_parity(h));
+    if (span_is_unswept(h, s)) span_set_rotate(h, s, 1 - swept_parity(h)); /* those ahead of it were not there */
     if (sweep_acquire(h, s)) {
         int rc = sweep_span(h, p, s, true, &freed);
         if (rc) return rc;
@@ -277,7 +277,7 @@ int restore_use(pymem_heap *h, proc *p, mspan *s) {
     return PYMEM_OK;
 }
 
-/* Nobody has allocated from the span since it was swept, and reality did not sweep it. */
+/* The span was swept by mistake, and nobody has allocated from it since. Its place among the unswept it has still. */
 void restore_unsweep(pymem_heap *h, mspan *s) {
     span_set_remove(h, s, swept_parity(h));
     memcpy(s->mark_bits, s->alloc_bits, bit_words(s->nelems) * sizeof *s->mark_bits);
