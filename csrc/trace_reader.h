@@ -94,6 +94,7 @@ struct trace_clock {
 };
 
 struct trace_reader {
+    int64_t *faults; /* fault.h */
     const uint8_t *data;
     uint64_t len;
     uint64_t kind_mask;
@@ -147,6 +148,7 @@ struct trace_reader {
 int trace_fail(trace_reader *r, int status, uint64_t offset, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 int trace_no_memory(trace_reader *r);
+void *trace_realloc(trace_reader *r, void *p, size_t size);
 /* Makes room for need items of size bytes; *items and *capacity change together or not at all. */
 int trace_grow(trace_reader *r, void **items, uint32_t *capacity, uint32_t need, size_t size);
 

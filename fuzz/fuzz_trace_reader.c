@@ -74,7 +74,7 @@ static uint64_t read_all(const uint8_t *data, size_t size, int64_t capacity, uin
     static struct arrays arrays; /* the harness has one thread */
     const trace_columns columns = {arrays.time, arrays.a, arrays.b, arrays.g, arrays.p, arrays.c, arrays.kind};
     trace_reader *r;
-    int status = trace_open(data, size, mask, &r);
+    int status = trace_open(data, size, mask, NULL, &r);
     uint64_t hash = 0;
     int64_t last = 0;
     for (int done = 0; status == PYMEM_OK && !done;) {
