@@ -136,6 +136,7 @@ class TraceStream:
 
     tier = "trace"
     resolution = "cycle"
+    recorded_stats: tuple[dict[str, Any], ...] = ()
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
