@@ -132,8 +132,8 @@ static int append_batch(trace_reader *r, const struct batch_header *h, uint32_t 
     return PYMEM_OK;
 }
 
-/* Go 1.27, when it is short of processors, at times writes a batch again in place of another, which is lost. (Its own
- * tools do not read such a trace.) Two batches of an M do not begin at the same time. */
+/* Now and then Go 1.27 writes batches again in place of others, which are lost; its own tools do not read such a trace.
+ * Two batches of an M do not begin at the same time. */
 static int check_not_doubled(trace_reader *r, const struct batch_header *h) {
     uint64_t id = trace_hash_bytes(h->time, (const char *)&h->m, sizeof h->m);
     uint32_t same = trace_map_get(&r->batch_ids, id);
