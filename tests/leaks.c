@@ -1,6 +1,6 @@
 /* A heap's life from birth to end, again and again with each allocation inside failing once; .ci/sanitize builds it
- * with the core under LeakSanitizer. Then the same with a trace, the program's argument, read and made into rows. Prints
- * one line, and exits with 1 where memory is left or a call does what it must not. */
+ * with the core under LeakSanitizer. Then the same with a trace, the program's argument, read and made into rows.
+ * Prints one line, and exits with 1 where memory is left or a call does what it must not. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
