@@ -251,7 +251,7 @@ class TraceReader:
         """Start at the file's beginning, selecting the kinds of `mask`."""
         lib.trace_close(self._reader)
         out = ffi.new("trace_reader **")
-        status = lib.trace_open(self._data, len(self._data), mask, out)
+        status = lib.trace_open(self._data, len(self._data), mask, ffi.NULL, out)
         self._reader = out[0]
         self._check(status)
 

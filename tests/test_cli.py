@@ -24,11 +24,13 @@ from pymem.errors import CorruptHeapError, RecordingError
 from pymem.record.tracing import trace_command
 from pymem.units import format_bytes, format_duration
 from pymem.workload.columns import Event
+from pymem.workload.sources import open_recording
 from pymem.workload.synthetic import LAB, steady
 from pymem.workload.workload import Workload, WorkloadType
 
 DATA = Path(__file__).parent / "data"
 TRACE = str(DATA / "go127.trace")
+LRU = DATA.parents[1] / "examples" / "lru.trace"
 NO_ALLOCATIONS = str(DATA / "go122.trace")
 VERBS = ("info", "replay", "check")
 
@@ -122,6 +124,16 @@ def test_info_json(pymem: Command) -> None:
     assert answer["has_allocations"] and not answer["incomplete"]
     assert sum(t["objects"] for t in answer["types"]) + answer["tiny_parts"] == answer["objects"]
     assert sum(t["bytes"] for t in answer["types"]) == answer["bytes_allocated"]
+
+
+def test_info_streams(pymem: Command) -> None:
+    """A trace is told a chunk at a time, and comes to what its rows come to together."""
+    answer, whole = pymem("info", LRU, "--json").json, open_recording(LRU)
+    assert answer["rows"] == len(whole)
+    for name in ("objects", "bytes_allocated", "cycles", "forced_cycles", "duration_ns", "procs"):
+        assert answer[name] == getattr(whole, name)
+    assert answer["goroutines"] == np.count_nonzero(np.unique(whole.columns.goroutine))
+    assert sum(t["bytes"] for t in answer["types"]) == whole.bytes_allocated
 
 
 def test_info_without_allocations(pymem: Command) -> None:

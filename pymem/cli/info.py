@@ -12,6 +12,8 @@ from pymem.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from pymem.trace import TraceInfo
+    from pymem.workload.columns import Columns
+    from pymem.workload.trace_stream import TraceStream
     from pymem.workload.workload import Workload
 
 __all__ = ["info"]
@@ -30,15 +32,14 @@ def info(file: File, *, as_json: Json = False) -> None:
 
     Its length, objects, types and collections, and how exactly it knows them.
     """
-    from pymem.workload.sources import open_recording
+    from pymem.workload.sources import open_stream
 
     trace = _trace_info(file)
     if trace and not trace.has_allocations:
         facts = _trace_facts(file, trace)
     else:
         with progress("reading", file, quiet=as_json):
-            workload = open_recording(file)
-        facts = _workload_facts(file, workload, trace)
+            facts = _workload_facts(file, open_stream(file), trace)
     if as_json:
         print_json(facts)
     else:
@@ -77,7 +78,37 @@ def _trace_facts(file: str, trace: TraceInfo) -> dict[str, Any]:
     }
 
 
-def _workload_facts(file: str, workload: Workload, trace: TraceInfo | None) -> dict[str, Any]:
+class _Tally:
+    """What a recording's rows come to, a chunk at a time."""
+
+    def __init__(self, types: int) -> None:
+        self.kinds = np.zeros(256, np.int64)
+        self.objects, self.bytes = np.zeros(types, np.int64), np.zeros(types, np.int64)
+        self.goroutines: set[int] = set()
+        self.first = self.last = 0
+        self.forced = 0
+
+    def add(self, rows: Columns) -> None:
+        from pymem.workload.columns import Event
+
+        self.goroutines.update(np.unique(rows.goroutine).tolist())
+        self.forced += int(np.count_nonzero(rows.flags[rows.kind == Event.GC_END] & 1))
+        self.first = int(rows.time[0]) if not self.kinds.any() else self.first
+        self.last = int(rows.time[-1])
+        self.kinds += np.bincount(rows.kind, minlength=256)
+        born = rows.kind == Event.ALLOC
+        n = len(self.objects)
+        self.objects += np.bincount(rows.type[born], minlength=n)
+        self.bytes += np.bincount(rows.type[born], rows.size[born].astype(np.float64), n).astype(np.int64)
+
+
+def _workload_facts(file: str, workload: Workload | TraceStream, trace: TraceInfo | None) -> dict[str, Any]:
+    from pymem.trace import EventKind
+    from pymem.workload.columns import Event
+
+    tally = _Tally(max(len(workload.types), 1))
+    for rows in workload.chunks():
+        tally.add(rows)
     facts: dict[str, Any] = {
         "file": file,
         "bytes_on_disk": os.path.getsize(file),
@@ -89,52 +120,38 @@ def _workload_facts(file: str, workload: Workload, trace: TraceInfo | None) -> d
     }
     if trace:
         facts |= _trace_facts(file, trace)
-    from pymem.trace import EventKind
-    from pymem.workload.columns import Event
-
-    columns = workload.columns
-    goroutines = np.unique(columns.goroutine)
+    n_rows = int(tally.kinds.sum())
     return facts | {
-        "duration_ns": workload.duration_ns,
-        "events": trace.events if trace else len(columns),
-        "rows": len(columns),
+        "duration_ns": tally.last - tally.first,
+        "events": trace.events if trace else n_rows,
+        "rows": n_rows,
         "procs": workload.procs,
-        "goroutines": int(np.count_nonzero(goroutines)),
-        "objects": workload.objects,
-        "bytes_allocated": workload.bytes_allocated,
-        "spans": trace.counts[EventKind.SPAN_ALLOC]
-        if trace
-        else int(np.count_nonzero(columns.kind == Event.SPAN)),
-        "cycles": workload.cycles,
-        "forced_cycles": workload.forced_cycles,
+        "goroutines": len(tally.goroutines - {0}),
+        "objects": int(tally.kinds[Event.ALLOC] + tally.kinds[Event.TINY]),
+        "bytes_allocated": int(tally.bytes.sum()),
+        "spans": trace.counts[EventKind.SPAN_ALLOC] if trace else int(tally.kinds[Event.SPAN]),
+        "cycles": int(tally.kinds[Event.FLIP]),
+        "forced_cycles": tally.forced,
         "resolution": workload.resolution,
         "recorded_memstats": len(workload.recorded_stats),
         "origin": dict(workload.origin),
-        "tiny_parts": int(np.count_nonzero(columns.kind == Event.TINY)),
-        "types": _types(workload),
+        "tiny_parts": int(tally.kinds[Event.TINY]),
+        "types": _types(workload, tally),
     }
 
 
-def _types(workload: Workload) -> list[dict[str, Any]]:
+def _types(workload: Workload | TraceStream, tally: _Tally) -> list[dict[str, Any]]:
     """Objects and bytes of each type, most bytes first; those of no known type under an empty name."""
-    from pymem.workload.columns import Event
-
-    columns = workload.columns
-    rows = columns.kind == Event.ALLOC
-    ids = columns.type[rows]
-    n = max(len(workload.types), 1)
-    objects = np.bincount(ids, minlength=n)
-    total = np.bincount(ids, weights=columns.size[rows].astype(np.float64), minlength=n).astype(np.int64)
-    order = np.argsort(-total, kind="stable")
+    order = np.argsort(-tally.bytes, kind="stable")
     return [
         {
             "name": workload.types[i].name,
             "size": workload.types[i].size,
-            "objects": int(objects[i]),
-            "bytes": int(total[i]),
+            "objects": int(tally.objects[i]),
+            "bytes": int(tally.bytes[i]),
         }
         for i in order.tolist()
-        if objects[i]
+        if tally.objects[i]
     ]
 
 

@@ -7,7 +7,7 @@ once for the rows, and once ahead of those, for what a cycle is about to free. R
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -136,6 +136,7 @@ class TraceStream:
 
     tier = "trace"
     resolution = "cycle"
+    recorded_stats: tuple[dict[str, Any], ...] = ()
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
@@ -226,13 +227,13 @@ class _Events:
 class _Converter:
     """The core's converter and the chunk that it fills."""
 
-    def __init__(self, procs: int, stats_reason: int, size: int) -> None:
+    def __init__(self, procs: int, stats_reason: int, size: int, faults: Any = ffi.NULL) -> None:
         self._size = size
         self._out = ffi.new("trace_rows_out *")
         self._stop = ffi.new("int *")
         self.started = False
         out = ffi.new("trace_rows **")
-        _check(lib.trace_rows_new(procs, stats_reason, out))
+        _check(lib.trace_rows_new(procs, stats_reason, faults, out))
         self._rows = out[0]
         self._new_chunk()
 
