@@ -32,7 +32,7 @@ void os_free(pymem_heap *h, void *p, size_t size) {
 
 /* Huge pages, because a mark goes everywhere: with small ones most of its time would go into page table walks. */
 void *os_reserve(pymem_heap *h, size_t size) {
-    if (fault_due(h)) return NULL;
+    if (fault_due(&h->faults)) return NULL;
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return NULL;
 #ifdef MADV_HUGEPAGE
