@@ -23,7 +23,13 @@ class Heap:
     __slots__ = ("_handle",)
 
     def __init__(
-        self, *, arena_base: int, address_space: int, padding_pages: int = 0, birth_fault: int = 0
+        self,
+        *,
+        arena_base: int,
+        address_space: int,
+        padding_pages: int = 0,
+        birth_fault: int = 0,
+        scan_sparse: bool = False,
     ) -> None:
         if arena_base % _ARENA or not 0 < arena_base < _MAX_BASE:
             raise ConfigError(f"arena_base={arena_base:#x}: give a multiple of 64 MB between 0 and 2**47")
@@ -38,6 +44,7 @@ class Heap:
                 "address_space": address_space,
                 "padding_pages": padding_pages,
                 "birth_fault": birth_fault,
+                "scan_sparse": scan_sparse,
             },
         )
         out = ffi.new("pymem_heap **")

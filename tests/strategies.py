@@ -36,6 +36,10 @@ stack_sizes = st.sampled_from([2048, 2048, 4096, 8192, 16384, 32768, 65536])
 seeds = st.integers(0, 2**32 - 1)
 
 
+graph_steps = st.lists(st.tuples(st.sampled_from("aaasssddrgmmcf"), seeds), min_size=5, max_size=120)
+"""Steps of a program with a graph: allocate, store, drop, set a root, mark a bit, collect, and so on."""
+
+
 def some_of(pool: Sequence[int], share: float, seed: int) -> list[int]:
     """Return a share of a pool in random order. A seed keeps Hypothesis from drawing each element."""
     rng = random.Random(seed)
