@@ -644,6 +644,8 @@ int mark_graph_reserve(pymem_heap *h) {
     g->wbuf1 = &g->bufs[0];
     g->wbuf2 = &g->bufs[1];
     fill_classes(g);
+    g->puts = h->queue_puts;
+    if (h->queue_cap) *segment(g, g->nsegments++) = (chain_segment){h->queue_cap, 0};
     h->mark = g;
     return PYMEM_OK;
 }
@@ -682,8 +684,11 @@ static bool settle_marks(pymem_heap *h, mspan *s) {
     return !bad;
 }
 
-/* It must be idle. */
+/* It must be idle. The queue's counter and its newest segment stay for the next mark, as in Go. */
 int mark_graph_stop(pymem_heap *h) {
+    graph_mark *g = h->mark;
+    h->queue_puts = g->puts;
+    if (g->nsegments) h->queue_cap = segment(g, g->nsegments - 1)->cap;
     const mspan *bad = NULL;
     h->last_mark = (pymem_cycle){0};
     for (mspan_slab *slab = h->slabs; slab; slab = slab->next)

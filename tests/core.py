@@ -207,6 +207,9 @@ class Core:
         self.heap.call(lib.pymem_mark_drain, budget, out)
         return out
 
+    def mark_set_phase(self, puts: int) -> None:
+        self.heap.call(lib.pymem_mark_set_phase, puts)
+
     def mark_check(self) -> None:
         self.heap.call(lib.pymem_mark_check, ffi.NULL, 0, ffi.new("uint64_t *"))
 

@@ -1,0 +1,3 @@
+module pymem/graphs
+
+go 1.27
