@@ -327,6 +327,13 @@ int pymem_mark_get(pymem_heap *h, pymem_mark_totals *out) {
     return leave(h, PYMEM_OK);
 }
 
+int pymem_mark_set_phase(pymem_heap *h, uint32_t puts) {
+    ENTER(h);
+    if (puts >= 64) return leave(h, fail(h, PYMEM_EINVAL, "the phase of the span queue is 0 to 63, not %u", puts));
+    h->queue_puts = puts;
+    return leave(h, PYMEM_OK);
+}
+
 int pymem_mark_check(pymem_heap *h, uint64_t *path, uint64_t cap, uint64_t *n) {
     ENTER(h);
     *n = 0;

@@ -236,6 +236,22 @@ int heap_check_cheap(pymem_heap *h) {
     return PYMEM_OK;
 }
 
+/* ---- object memory ---- */
+
+/* Whether marks lie about while nobody marks, and an empty page is described as a span's. */
+static int check_memory(pymem_heap *h) {
+    const object_memory *m = h->memory;
+    for (uint64_t page = 0; m && page < h->cur_page; page++) {
+        const mspan *s = span_at(h, page);
+        uint16_t want = !s ? PAGE_NONE : s->state == SPAN_MANUAL ? PAGE_MANUAL : (uint16_t)(s->span_class + PAGE_CLASS);
+        MUST((m->info[page] & 255) == want, "page %llu is described as of class %d", (ull)page, m->info[page] & 255);
+        uint64_t any = m->state[page] & (PAGE_QUEUED | PAGE_MARKED | PAGE_MANY);
+        for (int w = 0; w < PAGE_BIT_WORDS; w++) any |= m->bits[page][w];
+        MUST(h->mark || !any, "page %llu has marks though nobody marks", (ull)page);
+    }
+    return PYMEM_OK;
+}
+
 int heap_check(pymem_heap *h) {
     tally sum = {0};
     int rc = heap_check_cheap(h);
@@ -245,6 +261,7 @@ int heap_check(pymem_heap *h) {
     if (!rc) rc = check_scav_index(h);
     if (!rc) rc = check_sets(h, &sum);
     if (!rc) rc = check_procs(h);
+    if (!rc) rc = check_memory(h);
     if (rc) return rc;
     MUST(sum.in_use == h->heap_in_use, "HeapInuse %llu, spans hold %llu", (ull)h->heap_in_use, (ull)sum.in_use);
     MUST(sum.stacks == h->in_stacks, "StackInuse %llu, spans hold %llu", (ull)h->in_stacks, (ull)sum.stacks);

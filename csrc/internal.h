@@ -300,8 +300,10 @@ struct pymem_heap {
     bool marking, by_record, assists;
     pymem_mark_totals marks; /* so far in this cycle */
     graph_mark *mark;        /* while marking by graph, else NULL */
-    object_memory *memory;   /* NULL: objects have no memory behind them */
-    uint64_t heap_scan;      /* bytes of the heap that a mark would have to scan; fixed while one runs */
+    uint32_t queue_puts,
+        queue_cap;         /* what the last mark left of its span queue: puts since a spill, pages of a segment */
+    object_memory *memory; /* NULL: objects have no memory behind them */
+    uint64_t heap_scan;    /* bytes of the heap that a mark would have to scan; fixed while one runs */
 
     /* scripted: a replayed allocation sweeps these spans on its way, not those that credit and reclaimer would */
     bool scripted;

@@ -274,19 +274,66 @@ static int word_at(pymem_heap *h, uint64_t object, uint64_t offset, uint64_t **w
     return rc;
 }
 
+/* The slots of a span that live for sure, whichever they are: neighbours in a batch mostly share a span. */
+typedef struct {
+    uint64_t first, bytes; /* of the slots below freeindex */
+    uint64_t elem_size, header;
+    uint64_t magic;
+} known_span;
+
+static void know_span(const pymem_heap *h, uint64_t addr, known_span *k) {
+    const mspan *s = mheap_span_of(h, addr);
+    *k = (known_span){0};
+    if (!s || s->state != SPAN_IN_USE || s->dead_bits || span_is_unswept(h, s)) return;
+    *k = (known_span){s->base, s->freeindex * s->elem_size, s->elem_size, span_object_addr(s, 0) - s->base,
+                      s->div_magic};
+}
+
+/* Whether bytes from addr on lie in one object of the span. */
+static inline bool is_known(const known_span *k, uint64_t addr, uint64_t bytes) {
+    uint64_t off = addr - k->first;
+    if (off >= k->bytes) return false;
+    uint64_t in_slot = off - (off * k->magic >> 32) * k->elem_size;
+    return in_slot >= k->header && bytes <= k->elem_size - in_slot;
+}
+
+static inline bool know(const pymem_heap *h, known_span *k, uint64_t addr, uint64_t bytes) {
+    if (is_known(k, addr, bytes)) return true;
+    if (addr - k->first < k->bytes) return false;
+    know_span(h, addr, k);
+    return is_known(k, addr, bytes);
+}
+
+static int store_one(pymem_heap *h, uint64_t object, uint64_t offset, uint64_t target) {
+    uint64_t *word;
+    int rc = word_at(h, object, offset, &word);
+    if (rc) return rc;
+    if (!memory_is_target(h, target))
+        return fail(h, PYMEM_EADDRESS, "0x%llx is no living object's address, so nothing may point there", (ull)target);
+    if (h->mark) mark_barrier(h, *word, target);
+    *word = target;
+    return PYMEM_OK;
+}
+
 int memory_store(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, const uint64_t *targets, uint64_t n,
                  uint64_t *done) {
-    for (*done = 0; *done < n; ++*done) {
-        uint64_t *word, target = targets[*done];
-        int rc = word_at(h, objects[*done], offsets[*done], &word);
-        if (rc) return rc;
-        if (!memory_is_target(h, target))
-            return fail(h, PYMEM_EADDRESS, "0x%llx is no living object's address, so nothing may point there",
-                        (ull)target);
+    known_span from = {0}, to = {0};
+    uint64_t i = 0;
+    int rc = PYMEM_OK;
+    for (; i < n; i++) {
+        uint64_t object = objects[i], offset = offsets[i], target = targets[i];
+        bool good = !(offset & 7) && offset < h->config.address_space && know(h, &from, object, offset + 8);
+        if (!good || (target && !know(h, &to, target, 1))) {
+            rc = store_one(h, object, offset, target);
+            if (rc) break;
+            continue;
+        }
+        uint64_t *word = (uint64_t *)memory_at(h, object + offset);
         if (h->mark) mark_barrier(h, *word, target);
         *word = target;
     }
-    return PYMEM_OK;
+    *done = i;
+    return rc;
 }
 
 int memory_load(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, uint64_t n, uint64_t *out,

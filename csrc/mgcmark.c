@@ -12,173 +12,15 @@
  * and what they add, and a stack is scanned once. All memory that marking may need is taken at its start: only what is
  * white then can become grey, and that once. Go: mgcmark.go, mgcmark_greenteagc.go, mgcwork.go, mwbbuf.go */
 #include <string.h>
-#include "internal.h"
+#include "mgcwork.h"
 
 enum {
-    RING = 256,        /* newest pages of the span queue */
-    SPILL_PERIOD = 64, /* puts between looks at whether some should go to the chain */
-    SPILL_MAX = 16,
-    CHAIN_FIRST = 1024, /* pages in the first segment of the chain; each next one has twice as many */
-    CHAIN_LAST = 1 << 17,
-    WORK_BUF = 253, /* objects in a work buffer of 2 KB */
     OBLET = 128 << 10,
-    ROOT_BLOCK = (256 << 10) / 8, /* globals scanned in one go, in words */
-    PAGE_WORDS = PAGE_SIZE / 8,
+    ROOT_BLOCK = (256 << 10) / 8,        /* globals scanned in one go, in words */
     INFO_INLINE = (2 << 1) + PAGE_CLASS, /* first page info of a class of 16 to 512 bytes */
 };
 
 typedef unsigned long long ull;
-
-typedef struct {
-    uint64_t obj[WORK_BUF];
-    uint32_t n;
-} work_buf;
-
-typedef struct {
-    uint32_t cap, n;
-} chain_segment;
-
-typedef struct {
-    uint32_t magic, size, eighth; /* of offsets in the span; bytes a slot; slots / 8 */
-    uint32_t pairs;               /* words of mark bits, each followed by one of grey bits */
-} class_info;
-
-struct graph_mark {
-    /* copies of what every step reads */
-    uint64_t arena, extent; /* address of the first arena, and bytes mapped from there on */
-    const object_memory *memory;
-    class_info classes[256]; /* by page info */
-    uint32_t inline_infos;   /* page infos from INFO_INLINE on that stand for 16 to 512 bytes */
-    bool packed;
-    bool any_order; /* the scan work is the same in any order */
-    pymem_mark_totals *sum;
-    uint64_t bad, bad_from; /* the first bad pointer and where it was; 0: none */
-
-    /* pages that hold grey objects: a ring for the newest, a chain of segments for the rest, both first in first out */
-    uint64_t ring[RING]; /* page << 16 | slot that made it wait */
-    uint32_t head, tail, puts;
-    uint64_t *chain;
-    uint64_t chain_mask, chain_head, chain_tail; /* a power of two, less one; pages ever taken and put */
-    chain_segment *segments;
-    uint32_t cap_segments, first_segment, nsegments;
-
-    /* other grey objects: two buffers, and the full ones, all their objects in one array */
-    work_buf bufs[2], *wbuf1, *wbuf2;
-    uint64_t *full;
-    uint32_t *full_n; /* objects of each full buffer */
-    uint64_t cap_full, nfull, full_top;
-
-    /* the next root to scan: globals by id, then stacks by id */
-    bool stacks;
-    uint32_t root;
-    uint64_t block;
-
-    uint64_t buf[PAGE_WORDS]; /* pointers found on a page */
-};
-
-/* ---- pages that wait ---- */
-
-static chain_segment *segment(graph_mark *g, uint32_t k) {
-    return &g->segments[(g->first_segment + k) % g->cap_segments];
-}
-
-static bool chain_is_empty(const graph_mark *g) { return g->chain_head == g->chain_tail; }
-
-/* The n oldest pages of the ring go to the newest segment of the chain, or to one more. Go: (*spanQueue).drain */
-static void spill(graph_mark *g, uint32_t n) {
-    g->puts = 0;
-    if (!g->nsegments) *segment(g, g->nsegments++) = (chain_segment){CHAIN_FIRST, 0};
-    chain_segment *newest = segment(g, g->nsegments - 1);
-    if (newest->n + n > newest->cap) {
-        uint32_t cap = newest->cap < CHAIN_LAST ? 2 * newest->cap : CHAIN_LAST;
-        newest = segment(g, g->nsegments++);
-        *newest = (chain_segment){cap, 0};
-    }
-    for (uint32_t i = 0; i < n; i++) g->chain[g->chain_tail++ & g->chain_mask] = g->ring[g->head++ % RING];
-    newest->n += n;
-}
-
-/* Go: (*spanQueue).put */
-static inline void queue_put(graph_mark *g, uint64_t waiting) {
-    uint32_t n = g->tail - g->head;
-    if (n == RING) spill(g, RING / 2);
-    g->ring[g->tail++ % RING] = waiting;
-    if (n == RING || ++g->puts < SPILL_PERIOD) return;
-    g->puts = 0;
-    uint32_t spilt = (n + 1) / 2 < SPILL_MAX ? (n + 1) / 2 : SPILL_MAX;
-    if (spilt > 4 && chain_is_empty(g)) spill(g, spilt);
-}
-
-/* Half of the oldest segment that has any comes back to the ring. Go: (*spanQueue).refill, steal */
-static bool queue_refill(graph_mark *g) {
-    for (; g->nsegments; g->first_segment++, g->nsegments--) {
-        chain_segment *oldest = segment(g, 0);
-        uint32_t n = oldest->n - oldest->n / 2;
-        if (n == 0 && g->nsegments == 1) return false;
-        if (n == 0) continue;
-        if (n > RING / 2) n = RING / 2;
-        for (uint32_t i = 0; i < n; i++) g->ring[i] = g->chain[g->chain_head++ & g->chain_mask];
-        oldest->n -= n;
-        g->head = 0;
-        g->tail = n;
-        return true;
-    }
-    return false;
-}
-
-/* ---- objects that wait ---- */
-
-static void put_full(graph_mark *g, work_buf *b) {
-    memcpy(&g->full[g->full_top], b->obj, b->n * sizeof *b->obj);
-    g->full_top += b->n;
-    g->full_n[g->nfull++] = b->n;
-    b->n = 0;
-}
-
-static bool get_full(graph_mark *g, work_buf *b) {
-    if (!g->nfull) return false;
-    b->n = g->full_n[--g->nfull];
-    g->full_top -= b->n;
-    memcpy(b->obj, &g->full[g->full_top], b->n * sizeof *b->obj);
-    return true;
-}
-
-static void swap_bufs(graph_mark *g) {
-    work_buf *b = g->wbuf1;
-    g->wbuf1 = g->wbuf2;
-    g->wbuf2 = b;
-}
-
-/* Go: (*gcWork).putObj */
-static void put_object(graph_mark *g, uint64_t addr) {
-    if (g->wbuf1->n == WORK_BUF) swap_bufs(g);
-    if (g->wbuf1->n == WORK_BUF) put_full(g, g->wbuf1);
-    g->wbuf1->obj[g->wbuf1->n++] = addr;
-}
-
-/* Go: (*gcWork).tryGetObj; 0: nothing waits */
-static uint64_t get_object(graph_mark *g) {
-    if (!g->wbuf1->n) swap_bufs(g);
-    if (!g->wbuf1->n && !get_full(g, g->wbuf1)) return 0;
-    return g->wbuf1->obj[--g->wbuf1->n];
-}
-
-/* Something to share for other workers, had there been any. Go: (*gcWork).balance, handoff */
-static inline void balance(graph_mark *g) {
-    if (g->nfull) return;
-    if (g->wbuf2->n) {
-        put_full(g, g->wbuf2);
-    } else if (g->wbuf1->n > 4) {
-        work_buf *b = g->wbuf1;
-        uint32_t n = b->n / 2, left = b->n - n;
-        uint64_t kept[WORK_BUF];
-        memcpy(kept, &b->obj[left], n * sizeof *kept);
-        b->n = left;
-        put_full(g, b);
-        memcpy(b->obj, kept, n * sizeof *kept);
-        b->n = n;
-    }
-}
 
 /* ---- white becomes grey ---- */
 
@@ -230,8 +72,15 @@ static void grey_alone(pymem_heap *h, uint64_t addr) {
     else put_object(g, page_addr(h, page) + slot * size);
 }
 
+/* What a loop has blackened at once because it holds no pointers: kept in registers until the loop ends. */
+typedef struct {
+    uint64_t objects, bytes;
+} black_count;
+
+static void count_blacks(graph_mark *g, black_count b) { count_black(g, b.objects, b.bytes); }
+
 /* Go: tryDeferToSpanScan. It leaves the span's bit in pageMarks alone, which only the reclaimer sees. */
-static inline void grey(pymem_heap *h, graph_mark *g, uint64_t addr) {
+static inline __attribute__((always_inline)) void grey(pymem_heap *h, graph_mark *g, uint64_t addr, black_count *b) {
     uint64_t off = addr - g->arena;
     if (off >= g->extent) return;
     uint64_t page = off >> PAGE_SHIFT;
@@ -246,7 +95,8 @@ static inline void grey(pymem_heap *h, graph_mark *g, uint64_t addr) {
     if (pair[0] & bit) return;
     pair[0] |= bit;
     if (info & 1) {
-        count_black(g, 1, c->size);
+        b->objects++;
+        b->bytes += c->size;
         return;
     }
     pair[1] |= bit;
@@ -349,7 +199,9 @@ static void scan_grey(pymem_heap *h, graph_mark *g, uint64_t page, const class_i
     if (g->packed && f.count > 1 && f.count >= c->eighth) f.work = (uint64_t)f.count * c->size;
     g->sum->heap_scan += f.work;
     count_black(g, f.count, (uint64_t)f.count * c->size);
-    for (const uint64_t *p = g->buf; p < f.out; p++) grey(h, g, *p);
+    black_count b = {0};
+    for (const uint64_t *p = g->buf; p < f.out; p++) grey(h, g, *p, &b);
+    count_blacks(g, b);
 }
 
 /* The one object that waits on a page. Go: scanSpan, scanObjectSmall */
@@ -360,10 +212,12 @@ static void scan_single(pymem_heap *h, graph_mark *g, uint64_t page, uint32_t sl
     m->bits[page][(slot >> 6 << 1) + 1] &= ~(1ull << (slot & 63));
     g->sum->heap_scan += bit_length(mask) * 8;
     count_black(g, 1, c->size);
+    black_count b = {0};
     for (; mask; mask &= mask - 1) {
         uint64_t p = object[__builtin_ctzll(mask)];
-        if (p) grey(h, g, p);
+        if (p) grey(h, g, p, &b);
     }
+    count_blacks(g, b);
 }
 
 /* A page is scanned in less time than its bytes take to come, so those of the one after it are asked for before. */
@@ -400,27 +254,67 @@ static inline uint64_t *words_at(const graph_mark *g, uint64_t addr) {
     return (uint64_t *)(g->memory->base + (addr - g->arena));
 }
 
+/* Pointers in a row to one page of objects without pointers: a word of mark bits is written once. Returns the first
+ * that leads elsewhere. */
+static const uint64_t *blacken_run(graph_mark *g, const uint64_t *p, const uint64_t *end, black_count *b) {
+    uint64_t page = (*p - g->arena) >> PAGE_SHIFT, first = g->arena + (page << PAGE_SHIFT);
+    const class_info *c = &g->classes[g->memory->info[page]];
+    uint64_t *bits = g->memory->bits[page], *word = bits, marks = *word, objects = 0, magic = c->magic;
+    for (; p < end && *p - first < PAGE_SIZE; p++) {
+        uint64_t slot = (*p - first) * magic >> 32, *pair = &bits[slot >> 6 << 1];
+        if (pair != word) {
+            *word = marks;
+            word = pair;
+            marks = *word;
+        }
+        objects += ~marks >> (slot & 63) & 1;
+        marks |= 1ull << (slot & 63);
+    }
+    *word = marks;
+    b->objects += objects;
+    b->bytes += objects * c->size;
+    return p;
+}
+
+/* Two pointers to one page of small objects without pointers. */
+static inline bool begins_run(const graph_mark *g, const uint64_t *p, const uint64_t *end) {
+    uint64_t off = *p - g->arena;
+    if (p + 1 >= end || (p[0] ^ p[1]) >= PAGE_SIZE || off >= g->extent) return false;
+    uint32_t info = g->memory->info[off >> PAGE_SHIFT];
+    return info & 1 && info - INFO_INLINE < g->inline_infos;
+}
+
 /* Every word of [from, to) */
 static uint64_t scan_words(pymem_heap *h, graph_mark *g, uint64_t from, uint64_t to) {
-    const uint64_t *p = words_at(g, from);
-    for (uint64_t i = 0; i < (to - from) / 8; i++)
-        if (p[i]) grey(h, g, p[i]);
+    const uint64_t *p = words_at(g, from), *end = words_at(g, to);
+    black_count b = {0};
+    while (p < end) {
+        if (begins_run(g, p, end)) {
+            p = blacken_run(g, p, end, &b);
+            continue;
+        }
+        if (*p) grey(h, g, *p, &b);
+        p++;
+    }
+    count_blacks(g, b);
     return to;
 }
 
 /* The pointer words in [from, to) of the element at elem; returns the end of the last one, or last. */
 static uint64_t scan_element(pymem_heap *h, graph_mark *g, const type_map *t, uint64_t elem, uint64_t from, uint64_t to,
                              uint64_t last) {
+    black_count b = {0};
     for (uint64_t w = 0; w < t->words; w++) {
         for (uint64_t mask = t->mask[w]; mask; mask &= mask - 1) {
             uint64_t at = elem + (w * 64 + (uint64_t)__builtin_ctzll(mask)) * 8;
             if (at < from) continue;
-            if (at >= to) return last;
+            if (at >= to) break;
             last = at + 8;
             uint64_t p = *words_at(g, at);
-            if (p) grey(h, g, p);
+            if (p) grey(h, g, p, &b);
         }
     }
+    count_blacks(g, b);
     return last;
 }
 
@@ -460,8 +354,10 @@ static void scan_object(pymem_heap *h, graph_mark *g, uint64_t b) {
 
 /* Go: markrootBlock, scanstack */
 static uint64_t scan_roots(pymem_heap *h, graph_mark *g, const root_set *r, uint64_t first, uint64_t n) {
+    black_count b = {0};
     for (uint64_t i = first; i < first + n; i++)
-        if (r->addrs[i]) grey(h, g, r->addrs[i]);
+        if (r->addrs[i]) grey(h, g, r->addrs[i], &b);
+    count_blacks(g, b);
     return n * 8;
 }
 
@@ -538,8 +434,10 @@ int mark_graph_drain(pymem_heap *h, int64_t budget, pymem_mark_progress *out) {
 void mark_barrier(pymem_heap *h, uint64_t old, uint64_t target) {
     graph_mark *g = h->mark;
     g->extent = h->cur_page << PAGE_SHIFT;
-    if (old) grey(h, g, old);
-    if (target) grey(h, g, target);
+    black_count b = {0};
+    if (old) grey(h, g, old, &b);
+    if (target) grey(h, g, target, &b);
+    count_blacks(g, b);
 }
 
 static uint64_t *mark_word(const object_memory *m, uint64_t page, const mspan *s, uint32_t slot) {
@@ -622,9 +520,11 @@ static bool alloc_tables(pymem_heap *h, graph_mark *g) {
 
 /* Go: gcMarkTinyAllocs */
 static void grey_tiny_blocks(pymem_heap *h, graph_mark *g) {
+    black_count b = {0};
     for (int32_t i = 0; i < h->nprocs; i++)
-        if (h->procs[i] && h->procs[i]->cache->tiny) grey(h, g, h->procs[i]->cache->tiny);
-    if (h->no_p.cache && h->no_p.cache->tiny) grey(h, g, h->no_p.cache->tiny);
+        if (h->procs[i] && h->procs[i]->cache->tiny) grey(h, g, h->procs[i]->cache->tiny, &b);
+    if (h->no_p.cache && h->no_p.cache->tiny) grey(h, g, h->no_p.cache->tiny, &b);
+    count_blacks(g, b);
 }
 
 int mark_graph_reserve(pymem_heap *h) {
@@ -644,6 +544,8 @@ int mark_graph_reserve(pymem_heap *h) {
     g->wbuf1 = &g->bufs[0];
     g->wbuf2 = &g->bufs[1];
     fill_classes(g);
+    g->puts = h->queue_puts;
+    if (h->queue_cap) *segment(g, g->nsegments++) = (chain_segment){h->queue_cap, 0};
     h->mark = g;
     return PYMEM_OK;
 }
@@ -682,8 +584,11 @@ static bool settle_marks(pymem_heap *h, mspan *s) {
     return !bad;
 }
 
-/* It must be idle. */
+/* It must be idle. The queue's counter and its newest segment stay for the next mark, as in Go. */
 int mark_graph_stop(pymem_heap *h) {
+    graph_mark *g = h->mark;
+    h->queue_puts = g->puts;
+    if (g->nsegments) h->queue_cap = segment(g, g->nsegments - 1)->cap;
     const mspan *bad = NULL;
     h->last_mark = (pymem_cycle){0};
     for (mspan_slab *slab = h->slabs; slab; slab = slab->next)

@@ -130,6 +130,9 @@ typedef struct {
 /* Scans until budget bytes of work are done, or nothing is left. By record all is done at once. ETHROW: a bad pointer.
  */
 int pymem_mark_drain(pymem_heap *h, int64_t budget, pymem_mark_progress *out);
+/* Go's queue of pages counts puts from mark to mark and acts at each 64th. The count has seen pages of Go's own objects
+ * that are not here, so to repeat the scan work of a real process it may have to be set: 0 to 63. */
+int pymem_mark_set_phase(pymem_heap *h, uint32_t puts);
 /* Between an idle drain and mark_stop: follows everything again. ETHROW: something reachable has no mark; the way to it
  * is path, *n numbers of which cap fit: set and place of the root, then slot and offset in it of each object on the
  * way. */

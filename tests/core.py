@@ -22,9 +22,20 @@ OTHER: int = lib.PYMEM_SPAN_OTHER
 class Core:
     """A heap of the core."""
 
-    def __init__(self, *, padding_pages: int = 0, address_space: int = 1 << 40, birth_fault: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        padding_pages: int = 0,
+        address_space: int = 1 << 40,
+        birth_fault: int = 0,
+        scan_sparse: bool = False,
+    ) -> None:
         self.heap = Heap(
-            arena_base=BASE, address_space=address_space, padding_pages=padding_pages, birth_fault=birth_fault
+            arena_base=BASE,
+            address_space=address_space,
+            padding_pages=padding_pages,
+            birth_fault=birth_fault,
+            scan_sparse=scan_sparse,
         )
 
     def _number(self, function: Any, *args: Any, kind: str = "uint64_t *") -> int:
@@ -168,6 +179,95 @@ class Core:
         out, n = ffi.new("pymem_scavenge_chunk[4096]"), ffi.new("uint64_t *")
         self.heap.call(lib.pymem_scavenge_chunks, 0, out, 4096, n)
         return [(x.in_use, x.last_in_use, x.generation, bool(x.has_free)) for x in out[0 : n[0]]]
+
+    # ---- the graph ----
+
+    def type_add(self, type_: int, size: int, pointers: Sequence[int]) -> None:
+        """Make a type of so many bytes whose words of these numbers hold pointers."""
+        ptrdata = 8 * (max(pointers) + 1) if pointers else 0
+        mask = np.zeros(ptrdata // 512 + 1, np.uint64)
+        for word in pointers:
+            mask[word // 64] |= np.uint64(1 << word % 64)
+        self.heap.call(lib.pymem_type_add, type_, size, ptrdata, pointer("uint64_t", mask), len(mask))
+
+    def roots_new(self, addrs: Sequence[int], *, stack: bool = False) -> int:
+        roots = self._number(lib.pymem_roots_new, stack, kind="uint32_t *")
+        self.roots_resize(roots, len(addrs))
+        self.roots_set(roots, 0, addrs)
+        return roots
+
+    def roots_resize(self, roots: int, n: int) -> None:
+        self.heap.call(lib.pymem_roots_resize, roots, n)
+
+    def roots_set(self, roots: int, first: int, addrs: Sequence[int]) -> None:
+        self.heap.call(lib.pymem_roots_set, roots, first, *self._column(addrs))
+
+    def roots_get(self, roots: int, first: int, n: int) -> list[int]:
+        out = np.zeros(n, np.uint64)
+        self.heap.call(lib.pymem_roots_get, roots, first, pointer("uint64_t", out), n)
+        return [int(a) for a in out]
+
+    def roots_free(self, roots: int) -> None:
+        self.heap.call(lib.pymem_roots_free, roots)
+
+    def store(self, objects: Sequence[int], offsets: Sequence[int], targets: Sequence[int]) -> int:
+        """Return how many were stored; raise if not all."""
+        columns = [self._column(c)[0] for c in (objects, offsets, targets)]
+        return self._number(lib.pymem_store_batch, *columns, len(objects))
+
+    def load(self, objects: Sequence[int], offsets: Sequence[int]) -> list[int]:
+        out = np.zeros(len(objects), np.uint64)
+        columns = [self._column(c)[0] for c in (objects, offsets)]
+        self._number(lib.pymem_load_batch, *columns, len(objects), pointer("uint64_t", out))
+        return [int(a) for a in out]
+
+    def memory(self, addr: int, size: int) -> Any:
+        """Return the bytes of a living object, to read and to write."""
+        out = ffi.new("char **")
+        self.heap.call(lib.pymem_memory, addr, size, out)
+        return ffi.buffer(out[0], size)
+
+    def mark_start_graph(self, proc: int = 0) -> None:
+        self.gc_begin(proc)
+        self.heap.call(lib.pymem_mark_start_graph, 0)
+
+    def mark_drain(self, budget: int = 1 << 62) -> Any:
+        out = ffi.new("pymem_mark_progress *")
+        self.heap.call(lib.pymem_mark_drain, budget, out)
+        return out
+
+    def mark_set_phase(self, puts: int) -> None:
+        self.heap.call(lib.pymem_mark_set_phase, puts)
+
+    def mark_check(self) -> None:
+        self.heap.call(lib.pymem_mark_check, ffi.NULL, 0, ffi.new("uint64_t *"))
+
+    def mark_totals(self) -> Any:
+        out = ffi.new("pymem_mark_totals *")
+        self.heap.call(lib.pymem_mark_get, out)
+        return out
+
+    def mark_end(self, proc: int = 0) -> None:
+        """End a mark and sweep all."""
+        self.heap.call(lib.pymem_mark_stop)
+        self.heap.call(lib.pymem_gc_flip)
+        self.gc_end(proc)
+        self.flush(proc)
+        self.sweep_all(proc)
+
+    def gc_graph(self, proc: int = 0) -> Any:
+        """Collect all that the roots do not lead to; return what the mark came to."""
+        self.mark_start_graph(proc)
+        self.mark_drain()
+        self.mark_check()
+        totals = self.mark_totals()
+        self.mark_end(proc)
+        return totals
+
+    def living(self) -> dict[int, int]:
+        """Return the type of each living object by its address."""
+        spans = [s for s in self.spans() if s["state"] == 1]
+        return {addr: type_ for s in spans for addr, type_ in self.objects(int(s["base"]))}
 
     # ---- what can be seen ----
 

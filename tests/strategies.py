@@ -43,6 +43,10 @@ page_words = st.one_of(
 """64 pages, a bit each."""
 
 
+graph_steps = st.lists(st.tuples(st.sampled_from("aaasssddrgmmcf"), seeds), min_size=5, max_size=120)
+"""Steps of a program with a graph: allocate, store, drop, set a root, mark a bit, collect, and so on."""
+
+
 def some_of(pool: Sequence[int], share: float, seed: int) -> list[int]:
     """Return a share of a pool in random order. A seed keeps Hypothesis from drawing each element."""
     rng = random.Random(seed)

@@ -116,7 +116,25 @@ def scavenged(c: Core) -> None:
     c.malloc(0, 80 << 20)
 
 
-SCENARIOS = [boot, procs, kinds, same, each, growth, stacks, collection, unswept, scavenged]
+def graph(c: Core) -> None:
+    """Object memory, types, roots, the queues of a mark, its check; and a collection by graph."""
+    c.proc_new()
+    c.type_add(1, 16, (0, 1))
+    c.type_add(200, 4096, (0, 100))
+    addrs = [
+        c.malloc(0, size, False, type_) for size, type_ in [(16, 1), (16, 1), (4096, 200), (500_000, 200)]
+    ]
+    roots = c.roots_new(addrs[:1])
+    for _ in range(20):
+        c.roots_new([0], stack=True)
+    c.store([addrs[0], addrs[2]], [0, 0], [addrs[2], addrs[3]])
+    c.roots_resize(roots, 100)
+    c.gc_graph()
+    c.malloc_same(0, 16, False, 1, 1000)
+    assert sorted(c.load([addrs[0], addrs[2]], [0, 0])) == sorted(addrs[2:])
+
+
+SCENARIOS = [graph, boot, procs, kinds, same, each, growth, stacks, collection, unswept, scavenged]
 
 
 def faults(scenario: Scenario) -> Iterator[Core]:
@@ -153,6 +171,9 @@ def test_whole_after_fault(scenario: Scenario) -> None:
 
 def finish_cycle(c: Core) -> None:
     """End the cycle that a fault has cut short, if one has begun."""
+    with suppress(pymem.PymemError):
+        c.mark_drain()
+        c.mark_end()
     with suppress(pymem.PymemError):
         c.gc_mark_and_flip()
 
