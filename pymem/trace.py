@@ -35,6 +35,9 @@ _CHUNK = 1 << 14
 _FORGET = 1 << 22
 
 
+_GO_OF_FORMAT = {22: "Go 1.22", 23: "Go 1.23 or 1.24", 25: "Go 1.25", 26: "Go 1.26 or 1.27"}
+
+
 class EventKind(IntEnum):
     """What an event is, and what its columns ``a``, ``b`` and ``c`` mean.
 
@@ -146,6 +149,11 @@ class TraceInfo:
     """Selected objects whose type is lost (in incomplete traces only); their type index is 0."""
     counts: dict[EventKind, int] = field(repr=False)
     """Events of each kind, whether selected or not."""
+
+    @property
+    def go(self) -> str:
+        """The versions of Go that write this format."""
+        return _GO_OF_FORMAT.get(self.version, f"Go 1.{self.version}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pymem._files import check_regular
 from pymem.errors import RecordingError
 from pymem.workload.workload import Workload, WorkloadType
 
@@ -22,8 +23,12 @@ _PAGE = 8192
 
 def kind_of_file(path: str | os.PathLike[str]) -> str:
     """Return `exact`, `trace` or `workload`. Raises `RecordingError` for anything else, `OSError` if it is not read."""
+    check_regular(path, "a recording is read more than once: write it to a file, and give that")
     with Path(path).open("rb") as file:
-        head = file.read(8)
+        try:
+            head = file.read(8)
+        except OSError as error:  # unlike those of open, it does not say of which file
+            raise OSError(error.errno, error.strerror, str(path)) from None
     for magic, kind in _MAGIC.items():
         if head.startswith(magic):
             return kind

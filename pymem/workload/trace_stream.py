@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pymem._arrays import pointer
+from pymem._files import check_regular
 from pymem._native import ffi, lib
 from pymem.errors import TraceError
 from pymem.sizeclasses import size_classes
@@ -138,12 +139,13 @@ class TraceStream:
     resolution = "cycle"
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        check_regular(path, "a recording is read more than once: write it to a file, and give that")
         self._path = path
         self._survey = survey = _survey(path)
         self.procs = survey.procs
         self.types = tuple(WorkloadType(t.name, t.size, t.ptrdata) for t in survey.types)
         self.arena_base, self.padding_pages = place_of_heap(survey.lowest)
-        self.origin = {"file": str(path), "go": f"1.{survey.info.version} trace format"}
+        self.origin = {"file": str(path), "go": survey.info.go}
 
     def __len__(self) -> int:
         """Return how many rows there are at most; hardly any trace has fewer by a tenth."""

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
+from pymem._files import check_regular
 from pymem.errors import RecordingError
 from pymem.workload.columns import DTYPES, Columns, Event
 
@@ -175,6 +176,7 @@ class Workload:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the workload to a file, whole or not at all; returns its path. Raises `OSError`."""
+        check_regular(path, "choose another file to write")
         path = Path(path)
         beside = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
