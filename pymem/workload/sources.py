@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymem._files import check_regular
+from pymem._heap import ARENA_SIZE
 from pymem.errors import RecordingError
 from pymem.workload.workload import Workload, WorkloadType
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["kind_of_file", "open_recording", "open_stream"]
 
 _MAGIC = {b"PYMEMLOG": "exact", b"go 1.": "trace", b"PK\x03\x04": "workload"}
-_ARENA = 64 << 20
 _PAGE = 8192
 
 
@@ -71,7 +71,7 @@ def _from_exact(path: str | os.PathLike[str]) -> Workload:
     if not len(grown):
         raise RecordingError(f"{path}: the recording ends before the heap is there: record the program again")
     first = int(log.records["a"][grown[0]])
-    arena = first & ~(_ARENA - 1)
+    arena = first & ~(ARENA_SIZE - 1)
     resized = log.records["b"][log.records["op"] == Op.PROC_RESIZE]
     return Workload(
         columns=columns_from_log(log),

@@ -13,6 +13,7 @@ import numpy as np
 
 from pymem._arrays import pointer
 from pymem._files import check_regular
+from pymem._heap import ARENA_SIZE
 from pymem._native import ffi, lib
 from pymem.errors import TraceError
 from pymem.sizeclasses import size_classes
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "MOST_PROCS", "TraceStream", "check_spans", "check_usable", "place_of_heap"]
 
-_ARENA = 64 << 20
 _PAGE_SHIFT = 13
 MOST_PROCS = 1 << 12
 _STATS_REASON = "read mem stats"
@@ -71,7 +71,7 @@ def check_spans(
     known = (c == 1) | ((c & 1 == 0) & (size_class < len(table)))
     want = table[np.minimum(size_class, len(table) - 1)]
     pages = np.where(size_class > 0, b == want, b > 0)
-    placed = (a >= _ARENA) & (a < 1 << 47) & (a % (1 << _PAGE_SHIFT) == 0)
+    placed = (a >= ARENA_SIZE) & (a < 1 << 47) & (a % (1 << _PAGE_SHIFT) == 0)
     bad = np.flatnonzero(~(known & pages & placed))
     if len(bad):
         i = int(bad[0])
@@ -84,7 +84,7 @@ def check_spans(
 
 def place_of_heap(lowest: int) -> tuple[int, int]:
     """Return (address of the first arena, pages below the lowest span ever): Go's heap base may be random."""
-    arena = lowest & ~(_ARENA - 1)
+    arena = lowest & ~(ARENA_SIZE - 1)
     return arena, (lowest - arena) >> _PAGE_SHIFT
 
 
