@@ -452,7 +452,8 @@ def test_rows_survive_files(seed: int) -> None:
 
 def test_from_no_arrays() -> None:
     """A program may allocate nothing."""
-    for sizes in ([], (), np.empty(0)):
+    nothing: list[Any] = [[], (), np.empty(0)]
+    for sizes in nothing:
         workload = Workload.from_arrays(sizes, noscan=[], lifetimes=[], births_ns=[], types=[], procs=[])
         assert workload.objects == 0
         assert replay(workload).memstats.mallocs == 0
