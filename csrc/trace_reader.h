@@ -9,6 +9,7 @@
  *   trace_tables.c  reads the tables
  *   trace_order.c   merges the Ms' batches by time, follows who runs on which M, and fills the caller's columns
  *   trace_reader.c  the calls of pymem_api.h
+ *   trace_map.c     hash maps from ids to indices
  *   trace_wire.h    numbers of the wire format, variable-length integers
  *
  * Memory is that of one generation's list and tables (at most 10 bytes for each byte of input, whatever the input

@@ -20,7 +20,6 @@ __all__ = ["info"]
 
 _TOP = 15  # types shown; --json has them all
 
-_GO_OF_FORMAT = {22: "Go 1.22", 23: "Go 1.23 or 1.24", 25: "Go 1.25", 26: "Go 1.26 or 1.27"}
 _PRECISION = {
     "cycle": "known to a GC cycle",
     "event": "known to the event",
@@ -50,10 +49,10 @@ def info(file: File, *, as_json: Json = False) -> None:
 def _trace_info(file: str) -> TraceInfo | None:
     """Decode a file that begins as an execution trace does, and return what it says about itself."""
     from pymem.trace import TraceReader
+    from pymem.workload.sources import kind_of_file
 
-    with open(file, "rb") as opened:
-        if opened.read(5) != b"go 1.":
-            return None
+    if kind_of_file(file) != "trace":
+        return None
     with TraceReader(file, kinds=()) as reader:
         for _ in reader.batches():
             pass
@@ -68,7 +67,7 @@ def _trace_facts(file: str, trace: TraceInfo) -> dict[str, Any]:
         "file": file,
         "bytes_on_disk": os.path.getsize(file),
         "tier": "trace",
-        "go": _GO_OF_FORMAT.get(trace.version, f"Go 1.{trace.version}"),
+        "go": trace.go,
         "has_allocations": trace.has_allocations,
         "incomplete": trace.incomplete,
         "incomplete_offset": trace.incomplete_offset,
@@ -103,7 +102,6 @@ class _Tally:
 
 
 def _workload_facts(file: str, workload: Workload | TraceStream, trace: TraceInfo | None) -> dict[str, Any]:
-    from pymem.trace import EventKind
     from pymem.workload.columns import Event
 
     tally = _Tally(max(len(workload.types), 1))
@@ -129,7 +127,7 @@ def _workload_facts(file: str, workload: Workload | TraceStream, trace: TraceInf
         "goroutines": len(tally.goroutines - {0}),
         "objects": int(tally.kinds[Event.ALLOC] + tally.kinds[Event.TINY]),
         "bytes_allocated": int(tally.bytes.sum()),
-        "spans": trace.counts[EventKind.SPAN_ALLOC] if trace else int(tally.kinds[Event.SPAN]),
+        "spans": _spans(workload, trace, tally),
         "cycles": int(tally.kinds[Event.FLIP]),
         "forced_cycles": tally.forced,
         "resolution": workload.resolution,
@@ -138,6 +136,16 @@ def _workload_facts(file: str, workload: Workload | TraceStream, trace: TraceInf
         "tiny_parts": int(tally.kinds[Event.TINY]),
         "types": _types(workload, tally),
     }
+
+
+def _spans(workload: Workload | TraceStream, trace: TraceInfo | None, tally: _Tally) -> int | None:
+    """Count the spans allocated; None where the recording does not tell: the rows of a saved trace leave them out."""
+    from pymem.trace import EventKind
+    from pymem.workload.columns import Event
+
+    if trace:
+        return trace.counts[EventKind.SPAN_ALLOC]
+    return int(tally.kinds[Event.SPAN]) if workload.tier == "exact" else None
 
 
 def _types(workload: Workload | TraceStream, tally: _Tally) -> list[dict[str, Any]]:
@@ -168,7 +176,7 @@ def _report(facts: dict[str, Any]) -> None:
             ("Goroutines", count(facts["goroutines"])),
             ("Objects", f"{count(facts['objects'])} of {count(len(facts['types']))} types"),
             ("Allocated", format_bytes(facts["bytes_allocated"])),
-            ("Spans", count(facts["spans"])),
+            *([("Spans", count(facts["spans"]))] if facts["spans"] is not None else []),
             ("Sizes", "of slots" if facts["tier"] == "trace" else "as asked for"),
             ("Deaths", _PRECISION.get(facts["resolution"], facts["resolution"])),
             ("MemStats", f"{count(facts['recorded_memstats'])} recorded"),

@@ -84,8 +84,7 @@ def _births(rows: Columns, deaths: npt.NDArray[np.int64]) -> npt.NDArray[np.floa
     birth = np.zeros(len(deaths))
     if len(born):
         birth[found] = born[order[at[found]]]
-    birth[~found] = _first_of_program(rows)
-    return np.minimum(birth, deaths)
+    return np.minimum(np.maximum(birth, _first_of_program(rows)), deaths)
 
 
 def _first_of_program(rows: Columns) -> int:
