@@ -247,9 +247,16 @@ static void flush_all(trace_rows *r, trace_rows_out *out) {
     r->epoch++;
 }
 
-static context context_of(const trace_rows *r, const trace_columns *e, uint64_t i) {
+/* Objects are allocated on a P. Where a trace of several does not tell on which, it is the one seen last. */
+static int16_t proc_of(const trace_rows *r, const trace_columns *e, uint64_t i) {
     int32_t p = e->p[i] < r->procs ? e->p[i] : r->procs - 1;
-    return (context){e->time[i], e->g[i] > 0 ? (uint32_t)e->g[i] : 0, (int16_t)(r->procs == 1 ? 0 : p < 0 ? -1 : p)};
+    if (r->procs == 1) return 0;
+    if (p < 0 && e->kind[i] == TRACE_OBJECT_ALLOC) return r->now.proc < 0 ? 0 : r->now.proc;
+    return (int16_t)(p < 0 ? PYMEM_NO_PROC : p);
+}
+
+static context context_of(const trace_rows *r, const trace_columns *e, uint64_t i) {
+    return (context){e->time[i], e->g[i] > 0 ? (uint32_t)e->g[i] : 0, proc_of(r, e, i)};
 }
 
 /* ---- the program's events ---- */

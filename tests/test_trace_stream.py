@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import pytest
 from pymem.errors import TraceError
 from pymem.replay import Run, replay
 from pymem.sizeclasses import size_classes
-from pymem.trace import EventKind
+from pymem.trace import EventBatch, EventKind, TraceReader
 from pymem.workload import Columns, Event, Workload, WorkloadType, open_recording, open_stream
 from pymem.workload.columns import DTYPES
 from pymem.workload.from_trace import TraceStream, heap_base, procs_of, read_object_trace
@@ -230,6 +231,21 @@ def test_handles_are_used_again() -> None:
     manual = (columns.kind == Event.START_SPAN) & (columns.type == 1)
     alive = np.cumsum((born | manual).astype(np.int64) - dead)
     assert columns.object[born].max() < alive.max() < np.count_nonzero(born) / 2
+
+
+def test_allocated_on_no_p(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allocation whose P is lost among two is laid to the P that was seen last."""
+    batches = TraceReader.batches
+
+    def lossy(self: TraceReader, *args: Any, **options: Any) -> Iterator[EventBatch]:
+        for batch in batches(self, *args, **options):
+            batch.p[:] = np.arange(len(batch)) % 3 - 1
+            yield batch
+
+    monkeypatch.setattr(TraceReader, "batches", lossy)
+    columns = joined_columns(TraceStream(LRU))
+    assert set(columns.proc[columns.kind == Event.ALLOC].tolist()) == {0, 1}
+    assert replay(TraceStream(LRU)).compared > 10_000
 
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9, 0.99])
