@@ -28,8 +28,8 @@ class DebugTarget(Protocol):
     """What is asked of a runtime. Each setter returns the setting before it."""
 
     @property
-    def gc_stats(self) -> state.GCStats | None:
-        """What the collector has counted; None without a clock."""
+    def gc_stats(self) -> state.GCStats:
+        """What the collector has counted."""
 
     @property
     def memory_limit(self) -> int:
@@ -107,8 +107,6 @@ def read_gc_stats(rt: DebugTarget, *, quantiles: int = 5) -> GCStats:
     Go: debug.ReadGCStats.
     """
     gc = rt.gc_stats
-    if gc is None:
-        raise ConfigError("this runtime has no clock, so it knows of no pauses: give one that paces itself")
     if _integer("quantiles", quantiles) < 0:
         raise ConfigError(f"quantiles={quantiles}: give how many, from 0 on")
     newest_first = [(gc.num_gc - 1 - i) % state.PAUSES_KEPT for i in range(min(gc.num_gc, state.PAUSES_KEPT))]

@@ -63,11 +63,7 @@ Value = int | float | Float64Histogram
 
 
 class MetricsSource(Protocol):
-    """What is read of a runtime.
-
-    Four attributes more are read where it has them: `gc_stats` (GCStats), `gc_percent` (-1: off), `memory_limit`
-    (bytes), `goroutines_created`.
-    """
+    """What is read of a runtime."""
 
     def read_mem_stats(self, *, flush: bool) -> MemStats:
         """Return the counters."""
@@ -79,22 +75,38 @@ class MetricsSource(Protocol):
     def goroutines(self) -> Sequence[Goroutine]:
         """Those that have not exited."""
 
+    @property
+    def goroutines_created(self) -> int:
+        """Goroutines started so far."""
+
+    @property
+    def gc_stats(self) -> GCStats:
+        """What the collector has counted."""
+
+    @property
+    def gc_percent(self) -> int:
+        """GOGC, -1 for off."""
+
+    @property
+    def memory_limit(self) -> int:
+        """GOMEMLIMIT in bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """Everything that metrics are computed from, read at one moment. None: the runtime does not tell."""
+    """Everything that metrics are computed from, read at one moment."""
 
     mem: MemStats
     gomaxprocs: int
     goroutines: int
     running: int
-    gc: GCStats | None
-    gc_percent: int | None
-    memory_limit: int | None
-    created: int | None
+    gc: GCStats
+    gc_percent: int
+    memory_limit: int
+    created: int
 
 
-_Compute = Callable[[_Sample], Value | None]
+_Compute = Callable[[_Sample], Value]
 
 
 def all() -> tuple[Description, ...]:
@@ -103,24 +115,18 @@ def all() -> tuple[Description, ...]:
 
 
 def read(rt: MetricsSource, names: Iterable[str] | None = None) -> dict[str, Value]:
-    """Return the values of the metrics named, of all that the runtime can tell without names. Go: metrics.Read.
+    """Return the values of the metrics named, of all without names. ConfigError for a name that is none.
 
-    ConfigError for a name that is none, or of which this runtime can tell nothing.
+    Go: metrics.Read.
     """
     sample = _sample(rt)
-    if names is None:
-        found = {name: compute(sample) for name, (_, compute) in _METRICS.items()}
-        return {name: value for name, value in found.items() if value is not None}
-    return {name: _one(sample, name) for name in names}
+    return {name: _one(sample, name) for name in (_METRICS if names is None else names)}
 
 
 def _one(sample: _Sample, name: str) -> Value:
     if name not in _METRICS:
         raise ConfigError(f"there is no metric {name!r}: pymem.metrics.all() lists those there are")
-    value = _METRICS[name][1](sample)
-    if value is None:
-        raise ConfigError(f"this runtime cannot tell {name!r}: read() without names returns what it can")
-    return value
+    return _METRICS[name][1](sample)
 
 
 def _sample(rt: MetricsSource) -> _Sample:
@@ -132,10 +138,10 @@ def _sample(rt: MetricsSource) -> _Sample:
         gomaxprocs=procs,
         goroutines=len(goroutines),
         running=min(busy, procs),
-        gc=getattr(rt, "gc_stats", None),
-        gc_percent=getattr(rt, "gc_percent", None),
-        memory_limit=getattr(rt, "memory_limit", None),
-        created=getattr(rt, "goroutines_created", None),
+        gc=rt.gc_stats,
+        gc_percent=rt.gc_percent,
+        memory_limit=rt.memory_limit,
+        created=rt.goroutines_created,
     )
 
 
@@ -146,11 +152,11 @@ _UINT64 = 1 << 64
 
 def _cpu(ns: Callable[[CPUStats], int]) -> _Compute:
     """Return processor time in s."""
-    return lambda s: None if s.gc is None else ns(s.gc.cpu) / 1e9
+    return lambda s: ns(s.gc.cpu) / 1e9
 
 
 def _gc(count: Callable[[GCStats], int]) -> _Compute:
-    return lambda s: None if s.gc is None else count(s.gc)
+    return lambda s: count(s.gc)
 
 
 def _mem(count: Callable[[MemStats], int]) -> _Compute:
@@ -159,15 +165,11 @@ def _mem(count: Callable[[MemStats], int]) -> _Compute:
 
 def _slots(count: Callable[[MemStats], int]) -> _Compute:
     """Return a count of slots: MemStats', without the tiny objects that joined a block."""
-    return lambda s: None if s.mem.tiny_allocs is None else count(s.mem) - s.mem.tiny_allocs
+    return lambda s: count(s.mem) - s.mem.tiny_allocs
 
 
 def _pauses(histogram: Callable[[GCStats], TimeHistogram]) -> _Compute:
-    return lambda s: (
-        None
-        if s.gc is None
-        else Float64Histogram(tuple(histogram(s.gc).all_counts()), TimeHistogram.bounds())
-    )
+    return lambda s: Float64Histogram(tuple(histogram(s.gc).all_counts()), TimeHistogram.bounds())
 
 
 def _size_bounds() -> tuple[float, ...]:
@@ -179,9 +181,7 @@ def _size_bounds() -> tuple[float, ...]:
 def _by_size(field: str) -> _Compute:
     """Return slots by size, large objects last. field: "mallocs" or "frees"."""
 
-    def compute(s: _Sample) -> Float64Histogram | None:
-        if s.mem.tiny_allocs is None:
-            return None
+    def compute(s: _Sample) -> Float64Histogram:
         small = [getattr(entry, field) for entry in s.mem.by_size_class[1:]]
         large = getattr(s.mem, field) - s.mem.tiny_allocs - sum(small)
         return Float64Histogram((*small, large), _size_bounds())
@@ -189,9 +189,9 @@ def _by_size(field: str) -> _Compute:
     return compute
 
 
-def _gogc(s: _Sample) -> int | None:
+def _gogc(s: _Sample) -> int:
     """Go shows -1, which is off, as an unsigned number."""
-    return None if s.gc_percent is None else s.gc_percent % _UINT64
+    return s.gc_percent % _UINT64
 
 
 def _zero(_: _Sample) -> int:

@@ -80,8 +80,8 @@ class MemStats:
     """True even with GOGC=off, as in Go."""
     debug_gc: bool = False
     """Unused, as in Go."""
-    tiny_allocs: int | None = None
-    """Tiny objects that joined a block: they are in mallocs and in frees. Not in Go's MemStats; None: not told."""
+    tiny_allocs: int = 0
+    """Tiny objects that joined a block: they are in mallocs and in frees. Not in Go's MemStats."""
 
     @property
     def by_size(self) -> tuple[BySize, ...]:
@@ -151,7 +151,7 @@ def read_mem_stats(heap: Heap, *, proc: int, flush: bool, gc: GCStats | None = N
         **named,
         heap_live=c.heap_live,
         by_size_class=tuple(by_size),
-        tiny_allocs=getattr(c, "tiny_allocs", None),
+        tiny_allocs=c.tiny_allocs,
     )
 
 
