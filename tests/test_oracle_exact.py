@@ -14,6 +14,7 @@ from pymem.checking import Check, check
 from pymem.errors import RecordingError
 from pymem.record.overlay import find_toolchain
 from pymem.workload.columns import Event
+from pymem.workload.exact_log import Op, open_log
 from pymem.workload.sources import open_recording
 
 PROGRAMS = pytest.mark.parametrize("program", make.PROGRAMS)
@@ -92,6 +93,20 @@ def test_concurrent_collects(oracle: Path, tmp_path: Path) -> None:
     result = recorded(oracle, tmp_path, "table", "concurrent", steps=200_000)
     assert_exact(result)
     assert result.cycles > 1
+
+
+def test_budget_is_exhausted(oracle: Path, tmp_path: Path) -> None:
+    """The recordings of `budget` have what it is for: a hundred sweeps in vain, then reclaiming, by one allocation."""
+    done = make.run_recording(oracle, tmp_path / "log", "budget", "concurrent", steps=20_000)
+    records = open_log(done.path).records
+    order = np.flatnonzero(np.isin(records["op"], (Op.MALLOC_BEGIN, Op.SWEEP, Op.RECLAIM)))
+    op, by_refill = records["op"][order], records["c"][order] == 1
+    reclaims = np.flatnonzero(op == Op.RECLAIM)
+    in_vain = [
+        i > 100 and bool(np.all(by_refill[i - 101 : i] & (op[i - 101 : i] == Op.SWEEP))) for i in reclaims
+    ]
+    reclaimed = op[np.minimum(reclaims + 1, len(op) - 1)] == Op.SWEEP
+    assert np.any(in_vain & reclaimed)
 
 
 def test_wrong_emulation_is_found(oracle: Path, tmp_path: Path) -> None:
