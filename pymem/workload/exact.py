@@ -181,7 +181,8 @@ class _Converter:
         marks = self.at(Op.MALLOC_BEGIN, Op.RECLAIM)
         keys = np.sort(self.m[marks] * self.n + marks)
         last = keys[np.searchsorted(keys, self.m[sweeps] * self.n + sweeps) - 1] % self.n
-        return self.op[last] == Op.RECLAIM
+        reclaimed: npt.NDArray[np.bool_] = self.op[last] == Op.RECLAIM
+        return reclaimed
 
     def _deaths(self, slots: Ints, slot_addr: Words) -> None:
         """Date deaths: an object freed by a sweep was found dead by the mark before it, so it dies before that flip."""
