@@ -19,8 +19,10 @@ from pymem.workload.sources import open_recording
 
 PROGRAMS = pytest.mark.parametrize("program", make.PROGRAMS)
 STEPS = 6000
-_TRIES = 12
-"""A run starts a thread more than another now and then (3 of 60); see test_plain_program."""
+_LEAST_TURNS, _MOST_TURNS = 4, 40
+"""A run starts a thread more than another now and then (3 of 60, more on a busy machine), recorded or not, which is
+memory for an M and its stack. So two runs may differ; what most of either kind say has to be found in the other kind.
+"""
 
 
 @pytest.fixture(scope="session")
@@ -131,20 +133,21 @@ def fixed(folder: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize("mode", ["off", "forced"])
 @PROGRAMS
 def test_plain_program(fixed: tuple[Path, Path], tmp_path: Path, program: str, mode: str) -> None:
-    """What the program says of itself unwatched is what comes out of replaying a recording of it.
+    """What the program usually says of itself unwatched comes out of replaying recordings of it, and the reverse.
 
-    Either run may start a thread more, which is memory more: hence a few tries.
+    The two are run by turns: how often there is a thread more depends on what else this machine does.
     """
     plain: list[dict[str, Any]] = []
     emulated: list[dict[str, Any]] = []
-    for _ in range(_TRIES):
+    for turn in range(_MOST_TURNS):
         plain.append(said(make.run_plain(fixed[0], tmp_path / "log", program, mode, steps=STEPS)))
         done = make.run_recording(fixed[1], tmp_path / "log", program, mode, steps=STEPS)
         emulated.append(said(emulate(done.path)))
-        if any(one in emulated for one in plain):
+        usual, replayed = max(plain, key=plain.count), max(emulated, key=emulated.count)
+        if turn >= _LEAST_TURNS and usual in emulated and replayed in plain:
             return
-    differences = {k: (plain[-1][k], v) for k, v in emulated[-1].items() if plain[-1][k] != v}
-    raise AssertionError(f"{_TRIES} plain runs and as many emulated ones have none in common: {differences}")
+    differences = {k: (usual[k], v) for k, v in replayed.items() if usual[k] != v}
+    raise AssertionError(f"plain and emulated runs, {_MOST_TURNS} each, usually differ: {differences}")
 
 
 def emulate(log: Path) -> dict[str, Any]:
