@@ -4,12 +4,19 @@
  * and goes on: one wrong guess about a span costs one miss.
  *
  * What of the record is followed: deaths (read ahead to the next cycle, as a mark would find them), when cycles turn,
- * when a sweep frees something, that a fresh span was taken. Never an address of the allocation to be predicted. */
+ * when a sweep frees something, that a fresh span was taken, by how much a refill raised heapLive: that is the number
+ * of free slots of the span it took. Never an address of the allocation to be predicted.
+ *
+ * What stays: the snapshot does not tell in which order partly filled spans wait. Where several with as many free slots
+ * do, the next in order of addresses after the last one taken is guessed, which fails for one in four. A span's place
+ * is known once it has been taken or a sweep has freed something in it, so that is over after a cycle or two. With
+ * several Ps two that refill at once may also be recorded in the wrong order. */
 #include <string.h>
 #include "internal.h"
 
 enum { MAX_IN_FLIGHT = 64, LATE_ROWS = 1 << 29 /* looked at in all searches for late events: half a second */ };
 enum { MAX_MISSES = 64, NO_CODE = 0, MANUAL_CODE = 1 + 1, TINY_SLOTS = PAGE_SIZE / TINY_SIZE };
+enum { LIVES = 8 /* more words of heapLive than can be out of order */ };
 enum { GIVEN_BACK = 1 }; /* in a remembered span's base: the sweep gave its pages back */
 
 /* What the record has at a page: code is kindclass + 1 (kindclass 1: manual; else span class << 1), 0 for nothing. Of a
@@ -25,6 +32,9 @@ typedef struct {
         cap;       /* announced by frees inside a sweep that an allocation makes; swept before the allocation */
     bool in_sweep; /* between SWEEP_BEGIN and SWEEP_END */
     bool grew;     /* a fresh span was recorded since the last allocation */
+    uint64_t low;  /* the last object in a slot below the next one, as far as known; 0: none */
+    mspan *guess;  /* a span that was swept for the next allocation, though the record has not said so */
+    uint64_t live; /* heapLive as the proc left it on its way to the next allocation; 0: no word of it */
     uint8_t seen[NUM_SPAN_CLASSES], seen_pages; /* what of this proc's start is known by now */
 } proc_view;
 
@@ -32,8 +42,9 @@ struct pymem_follow {
     pymem_heap *h;
     pymem_trace_rows rows;
     uint64_t row, stats_reason;
-    bool repair, started, begun, sweep_due; /* begun: between GC_BEGIN and GC_END */
-    rec_page **arenas;                      /* [arena][page]; NULL where the record has nothing */
+    uint64_t live[LIVES], nlives;                    /* heapLive as recorded last, a ring */
+    bool repair, started, begun, sweep_due, stopped; /* begun: between GC_BEGIN and GC_END */
+    rec_page **arenas;                               /* [arena][page]; NULL where the record has nothing */
     uint64_t narenas;
     uint16_t epoch;                    /* flushes so far, never 0 */
     uint64_t in_flight[MAX_IN_FLIGHT]; /* open loop: slots taken by allocations whose own event is still to come */
@@ -169,24 +180,77 @@ static int remember(pymem_follow *f, proc_view *v, uint64_t base) {
     return PYMEM_OK;
 }
 
-/* Before an allocation of a class the spans announced on its way are swept. One of its own class that was not given
- * back is what the refill came upon, unless one that was swept before waits: in which order the unswept ones wait, the
- * record alone knows. */
-static int sweep_remembered(pymem_follow *f, proc *p, proc_view *v, uint32_t span_class) {
-    pymem_heap *h = f->h;
-    mspan *own = NULL;
+/* A refill ends its sweeping with the first span that has a free slot. So the last span announced may be the one
+ * that it came upon, if it is of the class and not given back, and the only such one: others were swept in turn. */
+static mspan *came_upon(const pymem_follow *f, const proc_view *v, uint32_t span_class) {
+    mspan *found = NULL;
+    for (uint64_t i = 0; i < v->n && span_class > 1; i++) {
+        mspan *s = mheap_span_of(f->h, v->spans[i] & ~(uint64_t)GIVEN_BACK);
+        bool own = s && unswept(f->h, s) && s->span_class == span_class && !(v->spans[i] & GIVEN_BACK);
+        if (own && (found || i + 1 < v->n)) return NULL;
+        if (own) found = s;
+    }
+    return found;
+}
+
+/* The spans announced on the way to an allocation are swept before it, all but one. */
+static int sweep_remembered(pymem_follow *f, proc *p, proc_view *v, const mspan *spare) {
     for (uint64_t i = 0; i < v->n; i++) {
-        bool given_back = v->spans[i] & GIVEN_BACK;
-        mspan *s = mheap_span_of(h, v->spans[i] & ~(uint64_t)GIVEN_BACK);
-        if (!s || !unswept(h, s)) continue;
-        bool refills = span_class > 1 && s->span_class == span_class && !given_back;
-        if (refills && !own) own = s;
-        int rc = refills ? PYMEM_OK : sweep_announced(f, p, s);
+        mspan *s = mheap_span_of(f->h, v->spans[i] & ~(uint64_t)GIVEN_BACK);
+        if (!s || s == spare || !unswept(f->h, s)) continue;
+        int rc = sweep_announced(f, p, s);
         if (rc) return rc;
     }
-    bool waiting = span_class > 1 && set_swept(h, span_class, false)->first;
     v->n = 0;
-    return own && !v->grew && !waiting && unswept(h, own) ? restore_use(h, p, own) : PYMEM_OK;
+    return PYMEM_OK;
+}
+
+/* Where heapLive falls while the world is stopped, all that was said of it before has come in. */
+static void on_heap_live(pymem_follow *f, proc_view *v) {
+    if (f->stopped && f->rows.a[f->row] < f->live[(f->nlives - 1) % LIVES]) memset(f->live, 0, sizeof f->live);
+    v->live = f->live[f->nlives++ % LIVES] = f->rows.a[f->row];
+}
+
+/* What heapLive was before the proc changed it: several Ps' words of it may stand in the wrong order. */
+static uint64_t live_before(const pymem_follow *f, uint64_t live) {
+    uint64_t before = 0;
+    for (uint32_t i = 0; i < LIVES; i++)
+        if (f->live[i] < live && f->live[i] > before) before = f->live[i];
+    return before;
+}
+
+/* heapLive grows by a span's free slots when a proc takes it. Their number, or 0 if this cannot be that. */
+static uint32_t announced_slots(const pymem_follow *f, const proc_view *v, uint32_t span_class) {
+    if (!v->live || span_class < 2) return 0;
+    const size_classes *t = size_classes_go();
+    uint64_t size = t->size[span_class >> 1], bytes = (uint64_t)t->npages[span_class >> 1] << PAGE_SHIFT;
+    uint64_t grown = v->live - live_before(f, v->live), used = (bytes - grown) / size;
+    bool fits = grown <= bytes && (bytes - grown) % size == 0 && used < t->nelems[span_class];
+    return fits ? t->nelems[span_class] - (uint32_t)used : 0;
+}
+
+/* Did the refill sweep own, and take it? Not where a swept one was waiting. A swept one without objects is a wrong
+ * guess of the past. */
+static bool took_own(pymem_follow *f, const mspan *own, uint32_t slots) {
+    const mspan *waits = set_swept(f->h, own->span_class, false)->first;
+    if (!slots) return !waits;
+    bool fits = waits && waits->alloc_count && restore_slots_left(f->h, waits) == slots;
+    return !fits && restore_slots_left(f->h, own) == slots;
+}
+
+/* The proc takes the span that it took in reality before this allocation, as far as the record has told by now. */
+static int refill_as_told(pymem_follow *f, proc *p, proc_view *v, uint32_t span_class) {
+    pymem_heap *h = f->h;
+    mspan *own = came_upon(f, v, span_class);
+    int rc = sweep_remembered(f, p, v, own);
+    if (rc) return rc;
+    uint32_t slots = announced_slots(f, v, span_class);
+    if (own && !v->grew && took_own(f, own, slots)) return restore_use(h, p, own);
+    if (own) rc = sweep_announced(f, p, own);
+    if (rc || v->grew || !slots) return rc;
+    mspan *s = restore_choose(h, span_class, slots);
+    if (s && unswept(h, s)) v->guess = s;
+    return s ? restore_use(h, p, s) : PYMEM_OK;
 }
 
 /* A sweep frees the object at addr or (given_back) the whole span there. */
@@ -229,7 +293,7 @@ static int flush_all(pymem_follow *f, proc *p) {
 static int begin_cycle(pymem_follow *f, proc *p, bool forced) {
     if (f->begun) return fail(f->h, PYMEM_EFORMAT, "a cycle begins before the last one has ended");
     for (int32_t i = 0; i <= f->nprocs; i++) {
-        int rc = sweep_remembered(f, p, &f->procs[i], 0);
+        int rc = sweep_remembered(f, p, &f->procs[i], NULL);
         if (rc) return rc;
     }
     int rc = gc_begin(f->h, p);
@@ -364,18 +428,34 @@ static int on_span_free(pymem_follow *f) {
     map_clear(f, base, r);
     mspan *s = mheap_span_of(f->h, base);
     if (!s || s->base != base) return PYMEM_OK;
-    if (!manual) return on_freed(f, base, GIVEN_BACK);
+    bool kept = !manual && f->repair && !unswept(f->h, s) && s->alloc_count == 0;
+    if (kept) restore_drop(f->h, s); /* a wrong guess had it swept for its slots */
+    if (!manual) return kept ? PYMEM_OK : on_freed(f, base, GIVEN_BACK);
     if (s->state == SPAN_MANUAL) mheap_free_span(f->h, &f->h->no_p, s);
     return PYMEM_OK;
 }
 
 /* ---- allocations ---- */
 
-static int repair_alloc(pymem_follow *f, proc *p, uint64_t got, bool fresh, uint64_t want, const rec_page *r) {
+/* The object is in a slot below the proc's next one: it comes late, or another one did that was taken for this proc's
+ * last, and the proc is still down here. The second in a row tells. */
+static void catch_up(pymem_follow *f, proc *p, proc_view *v, uint64_t want) {
+    mspan *s = mheap_span_of(f->h, want), *last = v->low ? mheap_span_of(f->h, v->low) : NULL;
+    if (!s || !(s->span_class >> 1) || p->cache->alloc[s->span_class] != s) return;
+    uint32_t slot = span_slot_of(s, want);
+    if (slot >= s->freeindex) return;
+    if (s == last && v->low < want) restore_rewind(s, slot);
+    v->low = want;
+}
+
+static int repair_alloc(pymem_follow *f, proc *p, proc_view *v, uint64_t got, bool fresh, uint64_t want,
+                        const rec_page *r) {
     pymem_heap *h = f->h;
     uint64_t base = rec_base(f, want, r);
     uint32_t span_class = rec_class(r);
+    mspan *guess = v->guess == mheap_span_of(h, got) ? v->guess : NULL;
     restore_undo(h, p, got, fresh);
+    if (guess && guess->in_set[1 - swept_parity(h)]) restore_unsweep(h, guess);
     if (span_class >> 1)
         return restore_cached(h, p, base, r->npages, span_class,
                               (uint32_t)((want - base) / size_classes_go()->size[span_class >> 1]));
@@ -434,7 +514,7 @@ static int recorded_slot(pymem_follow *f, uint64_t addr, const rec_page *r, uint
     return fail(f->h, PYMEM_EFORMAT, "an object at 0x%llx is in no slot of its span", (unsigned long long)addr);
 }
 
-static int predict_and_compare(pymem_follow *f, proc *p, bool grew, uint64_t want, const rec_page *r) {
+static int predict_and_compare(pymem_follow *f, proc *p, proc_view *v, bool grew, uint64_t want, const rec_page *r) {
     pymem_heap *h = f->h;
     uint64_t got, pages = h->pages_in_use;
     f->counts.allocations++;
@@ -448,7 +528,10 @@ static int predict_and_compare(pymem_follow *f, proc *p, bool grew, uint64_t wan
         return PYMEM_OK;
     }
     miss(f, got, want, TRACE_OBJECT_ALLOC);
-    return f->repair ? repair_alloc(f, p, got, h->pages_in_use > pages, want, r) : PYMEM_OK;
+    if (!f->repair) return PYMEM_OK;
+    rc = repair_alloc(f, p, v, got, h->pages_in_use > pages, want, r);
+    if (!rc) catch_up(f, p, v, want);
+    return rc;
 }
 
 static int on_alloc(pymem_follow *f) {
@@ -467,17 +550,20 @@ static int on_alloc(pymem_follow *f) {
         miss(f, 0, f->rows.a[f->row], TRACE_OBJECT_ALLOC);
         return PYMEM_OK;
     }
-    if (!rc) rc = sweep_remembered(f, p, v, rec_class(r));
+    bool joins = !rc && tiny && joins_tiny_block(f, want);
+    if (!rc && f->repair) rc = joins ? sweep_remembered(f, p, v, NULL) : refill_as_told(f, p, v, rec_class(r));
     if (rc) return rc;
-    if (tiny && joins_tiny_block(f, want)) {
+    if (joins) {
         f->counts.tiny++;
         f->h->tiny_allocs++;
         return PYMEM_OK;
     }
+    v->live = 0;
     if (!learn_span(f, p, v, want, r, &rc)) {
         v->grew = false;
-        rc = predict_and_compare(f, p, grew, want, r);
+        rc = predict_and_compare(f, p, v, grew, want, r);
     }
+    v->guess = NULL;
     return !rc && tiny ? open_tiny_block(f, want) : rc;
 }
 
@@ -530,9 +616,12 @@ static int do_row(pymem_follow *f) {
     case TRACE_SPAN_FREE: return on_span_free(f);
     case TRACE_GC_BEGIN: return begin_cycle(f, p, f->rows.c[f->row] == 1);
     case TRACE_GC_END: return on_gc_end(f, p);
+    case TRACE_HEAP_ALLOC: on_heap_live(f, v); return PYMEM_OK;
     case TRACE_SWEEP_BEGIN: v->in_sweep = true; return PYMEM_OK;
     case TRACE_SWEEP_END: v->in_sweep = false; return PYMEM_OK;
+    case TRACE_STW_END: f->stopped = false; return PYMEM_OK;
     case TRACE_STW_BEGIN:
+        f->stopped = true;
         if (f->stats_reason && f->rows.b[f->row] == f->stats_reason) return flush_all(f, p);
         return PYMEM_OK;
     default: return PYMEM_OK;

@@ -330,6 +330,7 @@ void span_set_push(pymem_heap *h, proc *p, mspan *s, bool full); /* on the swept
 mspan *span_set_pop(pymem_heap *h, uint32_t span_class, bool full, bool swept);
 void span_set_remove(pymem_heap *h, mspan *s, int parity); /* out of turn; only a follower repairing itself does that */
 void span_set_to_front(pymem_heap *h, mspan *s);
+void span_set_rotate(pymem_heap *h, mspan *s, int parity);
 void span_sets_reset(pymem_heap *h);
 int swept_parity(const pymem_heap *h);
 
@@ -391,12 +392,16 @@ int restore_object(pymem_heap *h, uint64_t addr, uint32_t type, uint64_t *object
 void restore_unswept(pymem_heap *h);
 int restore_done(pymem_heap *h);
 int restore_use(pymem_heap *h, proc *p, mspan *s);
+uint32_t restore_slots_left(const pymem_heap *h, const mspan *s);
+void restore_unsweep(pymem_heap *h, mspan *s);
+mspan *restore_choose(pymem_heap *h, uint32_t span_class, uint32_t slots);
 int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint32_t span_class, uint32_t slot);
 void restore_claim_page(pymem_heap *h, proc *p, uint64_t base);
 void restore_adopt_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages);
 int restore_page_block(pymem_heap *h, proc *p, uint64_t base, uint64_t npages);
 void restore_large(pymem_heap *h, proc *p, mspan *s);
 void restore_drop(pymem_heap *h, mspan *s);
+void restore_rewind(mspan *s, uint32_t slot);
 void restore_undo(pymem_heap *h, proc *p, uint64_t addr, bool fresh);
 
 /* ---- check.c ---- */

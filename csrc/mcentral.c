@@ -87,6 +87,18 @@ void span_set_to_front(pymem_heap *h, mspan *s) {
     q->first = s;
 }
 
+/* The spans ahead of s in its set go behind all others, in their order. */
+void span_set_rotate(pymem_heap *h, mspan *s, int parity) {
+    if (!s->in_set[parity] || !s->set_prev[parity]) return;
+    span_set *q = set_of(h, s->set_class[parity], s->in_set[parity] == IN_FULL, parity);
+    q->last->set_next[parity] = q->first;
+    q->first->set_prev[parity] = q->last;
+    q->last = s->set_prev[parity];
+    q->last->set_next[parity] = NULL;
+    s->set_prev[parity] = NULL;
+    q->first = s;
+}
+
 /* A drained set starts over; a block it had begun to pop goes back to the pool. Go: (*spanSet).reset */
 static void set_reset(pymem_heap *h, span_set *q) {
     if (q->head / SET_BLOCK_SPANS < q->spine_len && q->head % SET_BLOCK_SPANS) h->set_blocks_pool++;

@@ -5,25 +5,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include "fault.h"
 #include "internal.h"
 
 enum { KEPT_FIRST = 256 << 10, KEPT_LAST = 8 << 20, KEPT_ALIGN = 8, HUGE_PAGE = 2 << 20 };
 
-static bool fault_due(pymem_heap *h) {
-    if (h->faults < 0) return false;
-    if (h->faults == 0) return true;
-    h->faults--;
-    return false;
-}
-
 void *os_alloc(pymem_heap *h, size_t size) {
-    void *p = fault_due(h) ? NULL : calloc(1, size);
+    void *p = fault_due(&h->faults) ? NULL : calloc(1, size);
     if (p) h->real_bytes += size;
     return p;
 }
 
 void *os_grow(pymem_heap *h, void *p, size_t old_size, size_t new_size) {
-    void *q = fault_due(h) ? NULL : realloc(p, new_size);
+    void *q = fault_due(&h->faults) ? NULL : realloc(p, new_size);
     if (!q) return NULL;
     memset((char *)q + old_size, 0, new_size - old_size);
     h->real_bytes += new_size - old_size;
@@ -75,7 +69,7 @@ static kept_block *kept_block_for(pymem_heap *h, size_t size) {
 
 void *os_alloc_kept(pymem_heap *h, size_t size) { /* size < KEPT_FIRST / 2 */
     size = (size + KEPT_ALIGN - 1) / KEPT_ALIGN * KEPT_ALIGN;
-    kept_block *b = fault_due(h) ? NULL : kept_block_for(h, size);
+    kept_block *b = fault_due(&h->faults) ? NULL : kept_block_for(h, size);
     if (!b) return NULL;
     void *p = (char *)b + b->used;
     b->used += size;

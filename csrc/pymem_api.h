@@ -319,10 +319,11 @@ typedef struct {
     uint32_t name_len;
 } trace_type;
 
-/* Makes a reader of data[0:len] that selects the kinds whose bits (1 << kind) are set. *out is set in every
- * case but PYMEM_ENOMEM, so that the text of the error can be read, and is to be closed. PYMEM_EFORMAT: no
- * execution trace, or one of a Go that this reader does not know. */
-int trace_open(const uint8_t *data, uint64_t len, uint64_t kind_mask, trace_reader **out);
+/* Makes a reader of data[0:len] that selects the kinds whose bits (1 << kind) are set. *out is to be closed in every
+ * case, and NULL only where there is no memory for it: so the text of an error can be read. PYMEM_EFORMAT: no
+ * execution trace, or one of a Go that this reader does not know. faults, for tests: as in pymem_fault_after, the
+ * caller's to watch and to change; NULL for none. */
+int trace_open(const uint8_t *data, uint64_t len, uint64_t kind_mask, int64_t *faults, trace_reader **out);
 
 /* Fills the columns with the next events. Returns when the capacity is full, when the trace is at its end
  * (*done is 1), or after some millions of events of which few were selected, so that a caller can look for
@@ -372,10 +373,11 @@ enum trace_rows_stop {
 };
 
 typedef struct trace_rows trace_rows;
-/* procs: GOMAXPROCS, 1 to 32,767. stats_reason: as for pymem_follow_new. */
-int trace_rows_new(int32_t procs, uint64_t stats_reason, trace_rows **out);
+/* procs: GOMAXPROCS, 1 to 32,767. stats_reason: as for pymem_follow_new. faults: as for trace_open. */
+int trace_rows_new(int32_t procs, uint64_t stats_reason, int64_t *faults, trace_rows **out);
 void trace_rows_free(trace_rows *r);
-/* Converts events from *at on. PYMEM_ENOMEM is the only error: what makes no sense makes no row. */
+/* Converts events from *at on. PYMEM_ENOMEM is the only error, and nothing is done of the event *at then: it may be
+ * tried again. What makes no sense makes no row. */
 int trace_rows_run(trace_rows *r, const trace_columns *events, uint64_t n, uint64_t *at, trace_rows_out *out,
                    int *stop);
 /* START_DONE. Called once, also where the trace ends before the program runs. amid: a cycle is under way. */

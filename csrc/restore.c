@@ -255,6 +255,7 @@ void restore_drop(pymem_heap *h, mspan *s) { evict(h, s); }
 /* The proc allocates the span's class from it from now on, whoever had it before. */
 int restore_use(pymem_heap *h, proc *p, mspan *s) {
     bool freed;
+    if (span_is_unswept(h, s)) span_set_rotate(h, s, 1 - swept_parity(h)); /* those ahead of it were not there */
     if (sweep_acquire(h, s)) {
         int rc = sweep_span(h, p, s, true, &freed);
         if (rc) return rc;
@@ -268,11 +269,40 @@ int restore_use(pymem_heap *h, proc *p, mspan *s) {
         span_set_push(h, p, old, old->alloc_count == old->nelems);
     }
     uncache_everywhere(h, s);
+    span_set_rotate(h, s, swept_parity(h));
     span_set_remove(h, s, swept_parity(h));
     s->count_before_cache = s->alloc_count;
     p->cache->alloc[s->span_class] = s;
     s->sweepgen = h->sweepgen + 3;
     return PYMEM_OK;
+}
+
+/* The span was swept by mistake, and nobody has allocated from it since. Its place among the unswept it has still. */
+void restore_unsweep(pymem_heap *h, mspan *s) {
+    span_set_remove(h, s, swept_parity(h));
+    memcpy(s->mark_bits, s->alloc_bits, bit_words(s->nelems) * sizeof *s->mark_bits);
+    s->sweepgen = h->sweepgen - 2;
+}
+
+/* Free slots that the span has once it is swept. */
+uint32_t restore_slots_left(const pymem_heap *h, const mspan *s) {
+    return s->nelems - (span_is_unswept(h, s) ? span_count_marks(s) : s->alloc_count);
+}
+
+static mspan *first_with(const pymem_heap *h, const span_set *q, int parity, uint32_t slots) {
+    for (mspan *s = q->first; s; s = s->set_next[parity]) {
+        bool there = parity == swept_parity(h) ? s->alloc_count > 0 : s->sweepgen == h->sweepgen - 2;
+        if (there && restore_slots_left(h, s) == slots) return s;
+    }
+    return NULL;
+}
+
+/* The span with so many free slots that a refill would come upon first, if there is one. */
+mspan *restore_choose(pymem_heap *h, uint32_t span_class, uint32_t slots) {
+    int swept = swept_parity(h);
+    mspan *s = first_with(h, set_swept(h, span_class, false), swept, slots);
+    if (!s) s = first_with(h, set_unswept(h, span_class, false), 1 - swept, slots);
+    return s ? s : first_with(h, set_unswept(h, span_class, true), 1 - swept, slots);
 }
 
 /* The proc allocates this class from the span at base now, and has just taken the slot there. */
@@ -290,7 +320,15 @@ int restore_cached(pymem_heap *h, proc *p, uint64_t base, uint64_t npages, uint3
     for (uint32_t i = s->freeindex; i <= slot; i++) /* allocation goes upwards: what lies below is taken */
         if (!bit_get(s->alloc_bits, i)) s->alloc_count++;
     s->freeindex = (uint16_t)(slot + 1);
+    bit_set(s->alloc_bits, slot); /* it stays taken if the rest turns out to be free: restore_rewind */
     return PYMEM_OK;
+}
+
+/* The proc allocates from the span's lower slots still: what lies above was taken before the span was swept last. */
+void restore_rewind(mspan *s, uint32_t slot) {
+    s->freeindex = s->alloc_count = (uint16_t)(slot + 1);
+    for (uint32_t i = slot + 1; i < s->nelems; i++) s->alloc_count += bit_get(s->alloc_bits, i);
+    if (s->count_before_cache > s->alloc_count) s->count_before_cache = s->alloc_count;
 }
 
 void restore_undo(pymem_heap *h, proc *p, uint64_t addr, bool fresh) {

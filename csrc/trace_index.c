@@ -132,9 +132,24 @@ static int append_batch(trace_reader *r, const struct batch_header *h, uint32_t 
     return PYMEM_OK;
 }
 
+/* Now and then Go 1.27 writes batches again in place of others, which are lost; its own tools do not read such a trace.
+ * Two batches of an M do not begin at the same time. */
+static int check_not_doubled(trace_reader *r, const struct batch_header *h) {
+    uint64_t id = trace_hash_bytes(h->time, (const char *)&h->m, sizeof h->m);
+    uint32_t same = trace_map_get(&r->batch_ids, id);
+    if (same == TRACE_NONE) return trace_map_put(r, &r->batch_ids, id, r->num_batches);
+    const struct trace_batch *b = &r->batches[same];
+    uint64_t size = (uint64_t)(h->contents.end - h->contents.p);
+    if (b->time != h->time || b->size != size || memcmp(r->data + b->offset, h->contents.p, size) != 0) return PYMEM_OK;
+    return trace_fail(r, PYMEM_EFORMAT, h->start,
+                      "a batch of generation %llu is there twice, and Go lost another in its place; record it again",
+                      (unsigned long long)h->generation);
+}
+
 static int add_events(trace_reader *r, const struct batch_header *h) {
     uint32_t m;
-    int status = trace_find_m(r, h->m, h->start, &m);
+    int status = check_not_doubled(r, h);
+    if (status == PYMEM_OK) status = trace_find_m(r, h->m, h->start, &m);
     if (status == PYMEM_OK && r->ms[m].last_batch == TRACE_NONE) {
         status = trace_grow(r, (void **)&r->gen_ms, &r->cap_gen_ms, r->num_gen_ms + 1, sizeof *r->gen_ms);
         if (status == PYMEM_OK) r->gen_ms[r->num_gen_ms++] = m;
@@ -172,6 +187,7 @@ static void forget_generation(trace_reader *r) {
     trace_map_clear(&r->type_ids);
     memset(r->small_types, 0xff, sizeof r->small_types);
     trace_map_clear(&r->gc_stacks);
+    trace_map_clear(&r->batch_ids);
 }
 
 /* Whether the batch belongs to the generation that is being listed; *foreign is set where it begins the next one. */

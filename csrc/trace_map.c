@@ -44,9 +44,9 @@ static uint32_t find_slot(const struct trace_map *map, uint64_t key) {
     return TRACE_NONE;
 }
 
-static int allocate(struct trace_map *map, uint32_t capacity) {
-    map->keys = malloc(capacity * sizeof *map->keys);
-    map->values = malloc(capacity * sizeof *map->values);
+static int allocate(trace_reader *r, struct trace_map *map, uint32_t capacity) {
+    map->keys = trace_realloc(r, NULL, capacity * sizeof *map->keys);
+    map->values = trace_realloc(r, NULL, capacity * sizeof *map->values);
     map->capacity = capacity;
     map->used = 0;
     if (map->keys == NULL || map->values == NULL) return 0;
@@ -63,7 +63,7 @@ static int widen(trace_reader *r, struct trace_map *map) {
     if (map->capacity >= MAP_MAX_CAPACITY)
         return trace_fail(r, PYMEM_EFORMAT, r->pos, "a table has more than %d entries", MAP_MAX_CAPACITY / 2);
     struct trace_map wider;
-    if (!allocate(&wider, map->capacity ? map->capacity * 2 : MAP_FIRST_CAPACITY)) {
+    if (!allocate(r, &wider, map->capacity ? map->capacity * 2 : MAP_FIRST_CAPACITY)) {
         trace_map_free(&wider);
         return trace_no_memory(r);
     }

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "fault.h"
 #include "trace_reader.h"
 
 /* Events decoded by one call of trace_next at most, so that it returns within a fraction of a second. */
@@ -22,12 +23,14 @@ int trace_no_memory(trace_reader *r) {
                       (unsigned long long)r->generation);
 }
 
+void *trace_realloc(trace_reader *r, void *p, size_t size) { return fault_due(r->faults) ? NULL : realloc(p, size); }
+
 int trace_grow(trace_reader *r, void **items, uint32_t *capacity, uint32_t need, size_t size) {
     if (need <= *capacity) return PYMEM_OK;
     if (need > UINT32_MAX / 4) return trace_fail(r, PYMEM_EFORMAT, r->pos, "a table has more than %u entries", need);
     uint32_t wider = *capacity ? *capacity * 2 : 64;
     if (wider < need) wider = need;
-    void *moved = realloc(*items, wider * size);
+    void *moved = trace_realloc(r, *items, wider * size);
     if (moved == NULL) return trace_no_memory(r);
     *items = moved;
     *capacity = wider;
@@ -45,9 +48,10 @@ static int make_none_entries(trace_reader *r) {
     return PYMEM_OK;
 }
 
-int trace_open(const uint8_t *data, uint64_t len, uint64_t kind_mask, trace_reader **out) {
-    trace_reader *r = *out = calloc(1, sizeof *r);
+int trace_open(const uint8_t *data, uint64_t len, uint64_t kind_mask, int64_t *faults, trace_reader **out) {
+    trace_reader *r = *out = fault_due(faults) ? NULL : calloc(1, sizeof *r);
     if (r == NULL) return PYMEM_ENOMEM;
+    r->faults = faults;
     r->data = data;
     r->len = len;
     r->kind_mask = kind_mask;
@@ -108,8 +112,8 @@ const char *trace_error(const trace_reader *r, uint64_t *offset) {
 }
 
 static void free_maps(trace_reader *r) {
-    struct trace_map *maps[] = {&r->string_ids, &r->type_ids,    &r->gc_stacks,
-                                &r->m_ids,      &r->type_hashes, &r->string_hashes};
+    struct trace_map *maps[] = {&r->string_ids,  &r->type_ids,      &r->gc_stacks, &r->m_ids,
+                                &r->type_hashes, &r->string_hashes, &r->batch_ids};
     for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) trace_map_free(maps[i]);
 }
 

@@ -9,6 +9,7 @@
  *   trace_tables.c  reads the tables
  *   trace_order.c   merges the Ms' batches by time, follows who runs on which M, and fills the caller's columns
  *   trace_reader.c  the calls of pymem_api.h
+ *   trace_map.c     hash maps from ids to indices
  *   trace_wire.h    numbers of the wire format, variable-length integers
  *
  * Memory is that of one generation's list and tables (at most 10 bytes for each byte of input, whatever the input
@@ -64,6 +65,8 @@ struct trace_cursor {
     const uint8_t *p;   /* the arguments */
     const uint8_t *end; /* of the batch */
     uint64_t ticks;     /* time of the event */
+    uint64_t stamp;     /* the same as it was written, which may run ahead of the clock */
+    uint32_t frees;     /* since the M was last on time: what it may be ahead by */
     uint32_t m;         /* index into ms */
     uint32_t batch;     /* batch that comes after this one */
     uint8_t type;       /* of the event */
@@ -92,6 +95,7 @@ struct trace_clock {
 };
 
 struct trace_reader {
+    int64_t *faults; /* fault.h */
     const uint8_t *data;
     uint64_t len;
     uint64_t kind_mask;
@@ -111,6 +115,7 @@ struct trace_reader {
     uint32_t num_heap, cap_heap;
     uint32_t *gen_ms; /* Ms with events, in order of appearance: indices into ms */
     uint32_t num_gen_ms, cap_gen_ms;
+    struct trace_map batch_ids;  /* of batches with events: hash of M and time -> index into batches */
     struct trace_map string_ids; /* string id -> index into texts */
     struct trace_text *texts;
     uint32_t num_texts, cap_texts;
@@ -144,6 +149,7 @@ struct trace_reader {
 int trace_fail(trace_reader *r, int status, uint64_t offset, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 int trace_no_memory(trace_reader *r);
+void *trace_realloc(trace_reader *r, void *p, size_t size);
 /* Makes room for need items of size bytes; *items and *capacity change together or not at all. */
 int trace_grow(trace_reader *r, void **items, uint32_t *capacity, uint32_t need, size_t size);
 

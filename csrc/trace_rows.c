@@ -6,6 +6,7 @@
  * caller reads ahead to the next one); a concurrent sweep is finished where the trace shows its last effect. */
 #include <stdlib.h>
 #include <string.h>
+#include "fault.h"
 #include "internal.h"
 
 enum {
@@ -47,6 +48,7 @@ typedef struct {
 } placed;
 
 struct trace_rows {
+    int64_t *faults;
     int32_t procs;
     uint64_t stats_reason;
     table objects; /* slot -> handle, and the epoch in which it was handed out */
@@ -85,9 +87,11 @@ static entry *table_get(const table *t, uint64_t key) {
     return e->handle1 ? e : NULL;
 }
 
-static int widen(table *t) {
+/* Room for one more. */
+static int table_reserve(trace_rows *r, table *t) {
+    if (t->used < t->capacity / 2) return PYMEM_OK;
     table wider = {.capacity = t->capacity ? 2 * t->capacity : FIRST_CAPACITY, .used = t->used};
-    wider.entries = calloc(wider.capacity, sizeof *wider.entries);
+    wider.entries = fault_due(r->faults) ? NULL : calloc(wider.capacity, sizeof *wider.entries);
     if (!wider.entries) return PYMEM_ENOMEM;
     for (uint64_t i = 0; i < t->capacity; i++)
         if (t->entries[i].handle1) wider.entries[place_of(&wider, t->entries[i].key)] = t->entries[i];
@@ -96,15 +100,11 @@ static int widen(table *t) {
     return PYMEM_OK;
 }
 
-static int table_put(table *t, uint64_t key, uint32_t handle, uint32_t epoch) {
-    if (t->used >= t->capacity / 2) {
-        int rc = widen(t);
-        if (rc) return rc;
-    }
+/* Into the room that was reserved. */
+static void table_put(table *t, uint64_t key, uint32_t handle, uint32_t epoch) {
     entry *e = &t->entries[place_of(t, key)];
     t->used += !e->handle1;
     *e = (entry){key, handle + 1, epoch};
-    return PYMEM_OK;
 }
 
 /* Closes the gap: whatever was pushed past it moves back. */
@@ -120,9 +120,10 @@ static void table_remove(table *t, entry *e) {
     t->used--;
 }
 
-static int grow(void **items, uint32_t *capacity, size_t size) {
+static int reserve(trace_rows *r, void **items, uint32_t used, uint32_t *capacity, size_t size) {
+    if (used < *capacity) return PYMEM_OK;
     uint32_t wider = *capacity ? 2 * *capacity : 64;
-    void *q = wider > *capacity ? realloc(*items, wider * size) : NULL;
+    void *q = wider > *capacity && !fault_due(r->faults) ? realloc(*items, wider * size) : NULL;
     if (!q) return PYMEM_ENOMEM;
     *items = q;
     *capacity = wider;
@@ -131,12 +132,15 @@ static int grow(void **items, uint32_t *capacity, size_t size) {
 
 /* ---- the record's spans ---- */
 
-static int map_new_arena(page_map *m, uint64_t arena) {
-    int rc = m->n == m->capacity ? grow((void **)&m->pages, &m->capacity, sizeof *m->pages) : PYMEM_OK;
+static int map_new_arena(trace_rows *r, uint64_t arena) {
+    page_map *m = &r->spans;
+    int rc = reserve(r, (void **)&m->pages, m->n, &m->capacity, sizeof *m->pages);
+    if (!rc) rc = table_reserve(r, &m->index);
     if (rc) return rc;
-    m->pages[m->n] = calloc(ARENA_PAGES, sizeof **m->pages);
+    m->pages[m->n] = fault_due(r->faults) ? NULL : calloc(ARENA_PAGES, sizeof **m->pages);
     if (!m->pages[m->n]) return PYMEM_ENOMEM;
-    return table_put(&m->index, arena, m->n++, 0);
+    table_put(&m->index, arena, m->n++, 0);
+    return PYMEM_OK;
 }
 
 static uint64_t *map_arena(page_map *m, uint64_t arena) {
@@ -148,19 +152,19 @@ static uint64_t *map_arena(page_map *m, uint64_t arena) {
     return m->pages[m->last];
 }
 
-static int map_set(page_map *m, uint64_t page, uint64_t value) {
-    uint64_t arena = page / ARENA_PAGES, *pages = map_arena(m, arena);
-    int rc = pages ? PYMEM_OK : map_new_arena(m, arena);
-    if (!rc) map_arena(m, arena)[page % ARENA_PAGES] = value;
+static int map_set(trace_rows *r, uint64_t page, uint64_t value) {
+    uint64_t arena = page / ARENA_PAGES, *pages = map_arena(&r->spans, arena);
+    int rc = pages ? PYMEM_OK : map_new_arena(r, arena);
+    if (!rc) map_arena(&r->spans, arena)[page % ARENA_PAGES] = value;
     return rc;
 }
 
-static int map_span(page_map *m, uint64_t base, uint64_t npages, uint32_t code) {
+static int map_span(trace_rows *r, uint64_t base, uint64_t npages, uint32_t code) {
     bool one_thing = code & 1 || code >> 2 == 0;
     uint64_t most = one_thing ? 1 : MAX_SPAN_PAGES, n = npages < most ? npages : most;
     if (npages > MAX_PAGES) npages = MAX_PAGES;
     for (uint64_t i = 0; i < n; i++) {
-        int rc = map_set(m, (base >> PAGE_SHIFT) + i, npages << 16 | code);
+        int rc = map_set(r, (base >> PAGE_SHIFT) + i, npages << 16 | code);
         if (rc) return rc;
     }
     return PYMEM_OK;
@@ -193,23 +197,22 @@ static int take_handle(trace_rows *r, uint32_t *handle) {
     return PYMEM_OK;
 }
 
-static int give_handle(trace_rows *r, uint32_t handle) {
-    int rc = r->nfree == r->cap_free ? grow((void **)&r->free, &r->cap_free, sizeof *r->free) : PYMEM_OK;
-    if (!rc) r->free[r->nfree++] = handle;
-    return rc;
-}
-
 static int bind(trace_rows *r, table *t, uint64_t key, uint32_t *handle) {
-    int rc = take_handle(r, handle);
-    return rc ? rc : table_put(t, key, *handle, r->epoch);
+    int rc = table_reserve(r, t);
+    if (!rc) rc = take_handle(r, handle);
+    if (!rc) table_put(t, key, *handle, r->epoch);
+    return rc;
 }
 
 /* Takes what is there out of the table; the handle may be given again, but not while the start heap is being told: its
  * rows come before that of this death. */
 static int unbind(trace_rows *r, table *t, entry *e, uint32_t *handle) {
+    int rc = reserve(r, (void **)&r->free, r->nfree, &r->cap_free, sizeof *r->free);
+    if (rc) return rc;
     *handle = e->handle1 - 1;
     table_remove(t, e);
-    return r->started ? give_handle(r, *handle) : PYMEM_OK;
+    if (r->started) r->free[r->nfree++] = *handle;
+    return PYMEM_OK;
 }
 
 /* ---- rows ---- */
@@ -297,7 +300,7 @@ static int died(trace_rows *r, uint64_t slot, trace_rows_out *out) {
 static int on_span(trace_rows *r, uint64_t base, uint64_t npages, uint32_t code, bool existed, trace_rows_out *out) {
     entry *e = table_get(&r->manual, base);
     if (e) table_remove(&r->manual, e); /* it went unseen, and its handle with it */
-    int rc = map_span(&r->spans, base, npages, code);
+    int rc = map_span(r, base, npages, code);
     bool manual = code & 1, start = existed && !r->started;
     uint32_t handle = 0;
     if (!rc && manual && (start || !existed)) rc = bind(r, &r->manual, base, &handle);
@@ -354,13 +357,13 @@ static int on_event(trace_rows *r, const trace_columns *e, uint64_t i, trace_row
     case TRACE_OBJECT: return on_object(r, e->a[i], e->b[i], out);
     case TRACE_OBJECT_FREE: /* those after a cycle were told at its end */
         if (!r->cycles) rc = died(r, e->a[i], out);
-        after_free(r, out);
+        if (!rc) after_free(r, out);
         return rc;
     case TRACE_SPAN_ALLOC: return on_span(r, e->a[i], e->b[i], e->c[i], false, out);
     case TRACE_SPAN: return on_span(r, e->a[i], e->b[i], e->c[i], true, out);
     case TRACE_SPAN_FREE:
         rc = on_span_free(r, e->a[i], out);
-        after_free(r, out);
+        if (!rc) after_free(r, out);
         return rc;
     case TRACE_GC_BEGIN:
         r->forced = e->c[i] & 1;
@@ -382,12 +385,12 @@ static void begin(trace_rows *r, trace_rows_out *out) {
 
 /* ---- the calls ---- */
 
-int trace_rows_new(int32_t procs, uint64_t stats_reason, trace_rows **out) {
+int trace_rows_new(int32_t procs, uint64_t stats_reason, int64_t *faults, trace_rows **out) {
     *out = NULL;
     if (procs < 1 || procs > INT16_MAX) return PYMEM_EINVAL;
-    *out = calloc(1, sizeof **out);
+    *out = fault_due(faults) ? NULL : calloc(1, sizeof **out);
     if (!*out) return PYMEM_ENOMEM;
-    **out = (trace_rows){.procs = procs, .stats_reason = stats_reason, .spans.last_arena = NO_PAGE};
+    **out = (trace_rows){.faults = faults, .procs = procs, .stats_reason = stats_reason, .spans.last_arena = NO_PAGE};
     return PYMEM_OK;
 }
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fuzzes the trace reader: fuzz/run.sh SECONDS. With clang (installed if this is Debian or Ubuntu and we may) by libFuzzer,
+# Fuzzes the trace reader and the converter to rows: fuzz/run.sh SECONDS. With clang (installed if this is Debian or Ubuntu and we may) by libFuzzer,
 # else with gcc by the small driver beside this file; under AddressSanitizer and UndefinedBehaviorSanitizer either way.
 # Exit code 0: nothing found. FUZZ_ENGINE=gcc asks for the driver.
 set -eu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from pymem._native import ffi
 from pymem.errors import AddressError, SizeError
 
-__all__ = ["UInt64s", "addresses", "byte_count", "mask", "pointer", "room", "sizes"]
+__all__ = ["UInt64s", "address", "addresses", "byte_count", "check_even", "mask", "pointer", "room", "sizes"]
 
 UInt64s = npt.NDArray[np.uint64]
 
@@ -37,7 +38,27 @@ def byte_count(size: Any, what: str = "size") -> int:
     return n
 
 
+def address(value: Any) -> int:
+    """Return an address as a number that no object has if it is out of range."""
+    try:
+        n = operator.index(value)
+    except TypeError:
+        raise AddressError(f"address {value!r} is not a whole number: give an address as an int") from None
+    if not 0 <= n < 1 << 64:
+        raise AddressError(f"address {n:#x} is none: give one from 0 to 2**64 - 1")
+    return n
+
+
+def check_even(what: str, values: Any, error: type[SizeError] | type[AddressError] = SizeError) -> None:
+    """Refuse nested lists whose lengths differ: numpy makes no array of them."""
+    try:
+        np.ndim(values)
+    except ValueError:
+        raise error(f"{what}: its rows have different lengths: give a flat array or list") from None
+
+
 def _whole_numbers(values: Any, what: str, error: type[SizeError] | type[AddressError]) -> UInt64s:
+    check_even(what, values, error)
     array = np.asarray(values)
     if array.ndim != 1:
         raise error(f"{what}: give a flat array or list, not one of {array.ndim} dimensions")
@@ -56,8 +77,10 @@ def sizes(values: Any) -> UInt64s:
 
 
 def addresses(values: Any) -> UInt64s:
-    """Return an array of addresses; a lone int is an array of one."""
-    if isinstance(values, int):
+    """Return an array of addresses; a lone one is an array of one, a set is in no order."""
+    if isinstance(values, AbstractSet):
+        values = list(values)
+    elif isinstance(values, int | np.integer):
         values = [values]
     return _whole_numbers(values, "addresses", AddressError)
 

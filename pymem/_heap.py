@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from pymem._native import check, ffi, lib
 from pymem.errors import ClosedError, ConfigError
 
-__all__ = ["Heap"]
+__all__ = ["ARENA_SIZE", "Heap"]
 
-_ARENA = 64 << 20
+ARENA_SIZE = 64 << 20
+"""Bytes of an arena."""
 _MAX_BASE = 1 << 47
 _MAX_SPACE = 1 << 46
+
+
+def _whole(what: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{what}={value!r}: give a whole number") from None
 
 
 class Heap:
@@ -25,11 +34,14 @@ class Heap:
     def __init__(
         self, *, arena_base: int, address_space: int, padding_pages: int = 0, birth_fault: int = 0
     ) -> None:
-        if arena_base % _ARENA or not 0 < arena_base < _MAX_BASE:
+        arena_base = _whole("arena_base", arena_base)
+        address_space = _whole("address_space", address_space)
+        padding_pages = _whole("heap_padding_pages", padding_pages)
+        if arena_base % ARENA_SIZE or not 0 < arena_base < _MAX_BASE:
             raise ConfigError(f"arena_base={arena_base:#x}: give a multiple of 64 MB between 0 and 2**47")
-        if not _ARENA <= address_space <= _MAX_SPACE:
+        if not ARENA_SIZE <= address_space <= _MAX_SPACE:
             raise ConfigError(f"address_space={address_space}: give between 64 MB and 2**46 bytes")
-        if not 0 <= padding_pages < _ARENA // 8192:
+        if not 0 <= padding_pages < ARENA_SIZE // 8192:
             raise ConfigError(f"heap_padding_pages={padding_pages}: give 0 to 8191 pages, less than an arena")
         config = ffi.new(
             "pymem_config *",

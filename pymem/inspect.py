@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pymem._arrays import byte_count, pointer
+from pymem._arrays import address, pointer
 from pymem._native import ffi, lib
 
 if TYPE_CHECKING:
@@ -128,16 +128,14 @@ def spans(heap: Heap) -> npt.NDArray[Any]:
 def span_of(heap: Heap, addr: int) -> Span:
     """Return the span that an address lies in."""
     row = np.zeros(1, SPAN)
-    heap.call(
-        lib.pymem_span_of, byte_count(addr, "address"), ffi.cast("pymem_span_info *", ffi.from_buffer(row))
-    )
+    heap.call(lib.pymem_span_of, address(addr), ffi.cast("pymem_span_info *", ffi.from_buffer(row)))
     return _span(row[0])
 
 
 def object_at(heap: Heap, addr: int) -> GoObject:
     """Return the living object that begins at an address."""
     c = ffi.new("pymem_object_info *")
-    heap.call(lib.pymem_object_at, byte_count(addr, "address"), c)
+    heap.call(lib.pymem_object_at, address(addr), c)
     return GoObject(
         address=c.addr,
         span_base=c.base,
@@ -151,7 +149,7 @@ def object_at(heap: Heap, addr: int) -> GoObject:
 
 def objects(heap: Heap, span: Span | int) -> npt.NDArray[Any]:
     """Return the living objects of a span, given by itself or by its base."""
-    base = span.base if isinstance(span, Span) else byte_count(span, "address")
+    base = span.base if isinstance(span, Span) else address(span)
     addrs, types = np.empty(_MOST_SLOTS, np.uint64), np.empty(_MOST_SLOTS, np.uint32)
     count = ffi.new("uint32_t *")
     heap.call(lib.pymem_objects, base, pointer("uint64_t", addrs), pointer("uint32_t", types), count)

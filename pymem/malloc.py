@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pymem._arrays import UInt64s, byte_count, mask, pointer, room, sizes
+from pymem._arrays import UInt64s, byte_count, check_even, mask, pointer, room, sizes
 from pymem._native import ffi, lib
 from pymem.errors import SizeError
 from pymem.gotypes import GoType, TypeTable
@@ -49,6 +49,8 @@ def malloc_batch(
 ) -> UInt64s:
     """Allocate many objects and return their addresses."""
     _ = heap.handle
+    for what, values in (("sizes", size_or_sizes), ("noscan", noscan), ("types", types)):
+        check_even(what, values)
     one_size = np.ndim(size_or_sizes) == 0
     each = None if one_size else sizes(size_or_sizes)
     count = _count(each, n)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from pymem._arrays import pointer
 from pymem._heap import Heap
 from pymem._native import check as check_status
 from pymem._native import ffi, lib
-from pymem.errors import RecordingError
+from pymem.errors import ClosedError, RecordingError
 from pymem.inspect import spans
 from pymem.sizeclasses import size_classes
 from pymem.stats.memstats import MemStats, read_mem_stats
@@ -142,6 +143,11 @@ def read_misses(function: Callable[[Any, Any, int], int], handle: Any) -> list[R
     return [RawMiss(m.row, m.kind, m.got, m.want) for m in out[0 : function(handle, out, 64)]]
 
 
+def _free(replay: Any, *, heap: Any) -> None:
+    """Free a replay; its heap, which it takes its memory from, is an argument so that it lives until then."""
+    lib.pymem_replay_free(replay)
+
+
 class Player:
     """A heap and a replay on it, fed with columns; what `replay` and `check` are made of. Close it, or use `with`."""
 
@@ -151,7 +157,7 @@ class Player:
         )
         out = ffi.new("pymem_replay **")
         self.heap.call(lib.pymem_replay_new, int(follow), out)
-        self._replay = out[0]
+        self._owned: Any = ffi.gc(out[0], partial(_free, heap=self.heap.handle))
         self.rows = 0
         self._row_times: list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.uint8]]] = []
 
@@ -163,9 +169,14 @@ class Player:
 
     def close(self) -> None:
         """Give the memory back. Doing it twice is fine."""
-        replay, self._replay = self._replay, ffi.NULL
-        lib.pymem_replay_free(replay)
+        self._owned = None
         self.heap.close()
+
+    @property
+    def _replay(self) -> Any:
+        if self._owned is None:
+            raise ClosedError("this player is closed: make a new one")
+        return self._owned
 
     def play(self, columns: Columns, *, at_stats: Callable[[], None] | None = None) -> None:
         """Run all rows; `at_stats` is called where the recorded program read its MemStats. Raises `RecordingError`."""

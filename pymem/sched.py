@@ -159,7 +159,7 @@ class Scheduler:
         try:
             if p >= 0:
                 return self._procs[p]
-        except (IndexError, TypeError):
+        except (IndexError, TypeError, ValueError):  # the last: an array's truth
             pass
         raise ConfigError(f"there is no P {p!r}: this runtime has P 0 to P {len(self._procs) - 1}")
 

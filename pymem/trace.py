@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from types import TracebackType
@@ -22,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pymem._native import ffi, lib
-from pymem.errors import ClosedError, TraceError
+from pymem.errors import ClosedError, ThreadError, TraceError
 
 __all__ = ["EventBatch", "EventKind", "Trace", "TraceInfo", "TraceReader", "TypeInfo", "read_trace"]
 
@@ -31,6 +33,9 @@ _CHUNK = 1 << 14
 
 # Bytes of a mapped file that may lie behind the reader before their pages are let go.
 _FORGET = 1 << 22
+
+
+_GO_OF_FORMAT = {22: "Go 1.22", 23: "Go 1.23 or 1.24", 25: "Go 1.25", 26: "Go 1.26 or 1.27"}
 
 
 class EventKind(IntEnum):
@@ -145,6 +150,11 @@ class TraceInfo:
     counts: dict[EventKind, int] = field(repr=False)
     """Events of each kind, whether selected or not."""
 
+    @property
+    def go(self) -> str:
+        """The versions of Go that write this format."""
+        return _GO_OF_FORMAT.get(self.version, f"Go 1.{self.version}")
+
 
 @dataclass(frozen=True, slots=True)
 class EventBatch:
@@ -220,7 +230,7 @@ class TraceReader:
 
     `source` is the path of a file or the bytes of one. `kinds` selects events; None selects all. A file must
     not shrink while it is read. Raises `OSError` where the file cannot be opened and `TraceError` where it is
-    no execution trace.
+    no execution trace. Threads take turns: one that comes in while another is inside gets `ThreadError`.
 
     Memory: one generation's tables, whatever the length of the trace, and 37 bytes for each event of a batch.
     """
@@ -231,6 +241,7 @@ class TraceReader:
         *,
         kinds: Iterable[EventKind | int] | None = None,
     ) -> None:
+        self._lock = threading.Lock()
         self._reader = ffi.NULL
         self._mask = _kind_mask(kinds)
         self._forgotten = 0
@@ -249,11 +260,26 @@ class TraceReader:
 
     def _begin(self, mask: int) -> None:
         """Start at the file's beginning, selecting the kinds of `mask`."""
-        lib.trace_close(self._reader)
-        out = ffi.new("trace_reader **")
-        status = lib.trace_open(self._data, len(self._data), mask, out)
-        self._reader = out[0]
-        self._check(status)
+        with self._alone():
+            lib.trace_close(self._reader)
+            out = ffi.new("trace_reader **")
+            status = lib.trace_open(self._data, len(self._data), mask, ffi.NULL, out)
+            self._reader = out[0]
+            error = self._error(status)
+        if error:
+            raise error
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other threads out: the core gives up the interpreter's lock, and its memory has no owner flag."""
+        if not self._lock.acquire(blocking=False):
+            raise ThreadError(
+                f"{self.name}: another thread is using this reader: open the trace once for each"
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -269,13 +295,14 @@ class TraceReader:
 
     def close(self) -> None:
         """Give the memory and the file back; doing it twice is fine."""
-        reader, self._reader = self._reader, ffi.NULL
-        lib.trace_close(reader)
-        if hasattr(self, "_data"):
-            ffi.release(self._data)
-            if isinstance(self._buffer, mmap.mmap):
-                self._buffer.close()
-            del self._data, self._buffer
+        with self._alone():
+            reader, self._reader = self._reader, ffi.NULL
+            lib.trace_close(reader)
+            if hasattr(self, "_data"):
+                ffi.release(self._data)
+                if isinstance(self._buffer, mmap.mmap):
+                    self._buffer.close()
+                del self._data, self._buffer
 
     def batches(self, size: int = 65_536) -> Iterator[EventBatch]:
         """Yield the events not yet read, `size` at a time (the last batch has fewer), as arrays of their own.
@@ -287,26 +314,27 @@ class TraceReader:
         done = False
         while not done:
             arrays = _empty_columns(size)
-            count, done, status = self._fill(arrays, size)
+            count, done, error = self._fill(arrays, size)
             if count:
                 yield EventBatch(**{name: array[:count] for name, array in arrays.items()})
-            self._check(status)
+            if error:
+                raise error
             self._forget()
 
     def _forget(self) -> None:
         """Let go of the pages of a mapped file up to this generation's end; what is asked for again is read again."""
-        raw = ffi.new("trace_info *")
-        lib.trace_get_info(self._open_reader(), raw)
-        behind = raw.position - raw.position % mmap.ALLOCATIONGRANULARITY
-        if isinstance(self._buffer, mmap.mmap) and behind - self._forgotten >= _FORGET:
-            self._buffer.madvise(mmap.MADV_DONTNEED, 0, behind)
-            self._forgotten = behind
+        with self._alone():
+            raw = self._raw_info()
+            behind = raw.position - raw.position % mmap.ALLOCATIONGRANULARITY
+            if isinstance(self._buffer, mmap.mmap) and behind - self._forgotten >= _FORGET:
+                self._buffer.madvise(mmap.MADV_DONTNEED, 0, behind)
+                self._forgotten = behind
 
     @property
     def info(self) -> TraceInfo:
         """What is known about the trace so far; all of it once `batches` has ended."""
-        raw = ffi.new("trace_info *")
-        lib.trace_get_info(self._open_reader(), raw)
+        with self._alone():
+            raw = self._raw_info()
         named = {f.name for f in fields(TraceInfo)} - {"counts", "has_allocations"}
         values = {name: getattr(raw, name) for name in named}
         return TraceInfo(
@@ -318,28 +346,34 @@ class TraceReader:
     @property
     def progress(self) -> float:
         """Part of the file that has been taken in, 0 to 1; moves by a generation at a time."""
-        raw = ffi.new("trace_info *")
-        lib.trace_get_info(self._open_reader(), raw)
+        with self._alone():
+            raw = self._raw_info()
         return float(raw.position / raw.length) if raw.length else 1.0
 
     @property
     def types(self) -> tuple[TypeInfo, ...]:
         """The types met so far. An index never changes its meaning; types[0] is "no type"."""
-        raw = ffi.new("trace_info *")
-        lib.trace_get_info(self._open_reader(), raw)
-        out = ffi.new("trace_type[]", raw.num_types)
-        lib.trace_get_types(self._reader, 0, raw.num_types, out)
-        return tuple(TypeInfo(t.address, t.size, t.ptrdata, _text(t.name, t.name_len)) for t in out)
+        with self._alone():
+            raw = self._raw_info()
+            out = ffi.new("trace_type[]", raw.num_types)
+            lib.trace_get_types(self._reader, 0, raw.num_types, out)
+            return tuple(TypeInfo(t.address, t.size, t.ptrdata, _text(t.name, t.name_len)) for t in out)
 
     @property
     def strings(self) -> tuple[str, ...]:
         """The reasons met so far. An index never changes its meaning; strings[0] is empty."""
+        with self._alone():
+            raw = self._raw_info()
+            length = ffi.new("uint32_t *")
+            return tuple(
+                _text(lib.trace_get_string(self._reader, i, length), length[0])
+                for i in range(raw.num_strings)
+            )
+
+    def _raw_info(self) -> Any:
         raw = ffi.new("trace_info *")
         lib.trace_get_info(self._open_reader(), raw)
-        length = ffi.new("uint32_t *")
-        return tuple(
-            _text(lib.trace_get_string(self._reader, i, length), length[0]) for i in range(raw.num_strings)
-        )
+        return raw
 
     def _count(self) -> int:
         """Decode the whole trace to count the selected events, and go back to the beginning.
@@ -349,8 +383,9 @@ class TraceReader:
         self._begin(0)
         buffers, done = _empty_columns(1), False
         while not done:
-            _, done, status = self._fill(buffers, 1)
-            self._check(status)
+            _, done, error = self._fill(buffers, 1)
+            if error:
+                raise error
         counts = self.info.counts
         self._begin(self._mask)
         return sum(count for kind, count in counts.items() if self._mask >> kind & 1)
@@ -360,8 +395,15 @@ class TraceReader:
             raise ClosedError(f"{self.name}: this reader was closed; open the trace again")
         return self._reader
 
-    def _fill(self, arrays: dict[str, npt.NDArray[Any]], size: int) -> tuple[int, bool, int]:
-        """Fill the arrays from their front until full or at the trace's end: (events, at the end, status)."""
+    def _fill(
+        self, arrays: dict[str, npt.NDArray[Any]], size: int
+    ) -> tuple[int, bool, TraceError | MemoryError | None]:
+        """Fill the arrays from their front until full or at the trace's end: (events, at the end, what is wrong)."""
+        with self._alone():
+            count, done, status = self._next(arrays, size)
+            return count, done, self._error(status)
+
+    def _next(self, arrays: dict[str, npt.NDArray[Any]], size: int) -> tuple[int, bool, int]:
         filled, done, status = 0, ffi.new("int *"), lib.PYMEM_OK
         count = ffi.new("int64_t *")
         columns = ffi.new("trace_columns *")
@@ -373,14 +415,14 @@ class TraceReader:
             filled += count[0]
         return filled, bool(done[0]), status
 
-    def _check(self, status: int) -> None:
+    def _error(self, status: int) -> TraceError | MemoryError | None:
         if status == lib.PYMEM_OK:
-            return
+            return None
         if status == lib.PYMEM_ENOMEM:
-            raise MemoryError(f"{self.name}: no memory left for the trace's tables")
+            return MemoryError(f"{self.name}: no memory left for the trace's tables")
         offset = ffi.new("uint64_t *")
         message = ffi.string(lib.trace_error(self._reader, offset)).decode()
-        raise TraceError(f"{self.name}: at byte {offset[0]:,}: {message}")
+        return TraceError(f"{self.name}: at byte {offset[0]:,}: {message}")
 
 
 def _text(pointer: Any, length: int) -> str:
@@ -440,8 +482,9 @@ def read_trace(
         columns = _Columns(reader._count())
         buffers, done = _empty_columns(_CHUNK), False
         while not done:
-            count, done, status = reader._fill(buffers, _CHUNK)
-            reader._check(status)
+            count, done, error = reader._fill(buffers, _CHUNK)
+            if error:
+                raise error
             if count:
                 columns.append(buffers, count)
         return Trace(**columns.arrays, types=reader.types, strings=reader.strings, info=reader.info)

@@ -1,6 +1,6 @@
 /* A heap's life from birth to end, again and again with each allocation inside failing once; .ci/sanitize builds it
- * with the core under LeakSanitizer. Prints one line, and exits with 1 where memory is left or a call does what it must
- * not. */
+ * with the core under LeakSanitizer. Then the same with a trace, the program's argument, read and made into rows.
+ * Prints one line, and exits with 1 where memory is left or a call does what it must not. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,7 +66,58 @@ static int life(int64_t fault) {
     return rc != PYMEM_OK;
 }
 
-int main(void) {
+static uint8_t trace[1 << 22];
+
+static int convert(trace_rows *rows, const trace_columns *events, uint64_t n, int *started) {
+    static int64_t time[N];
+    static uint32_t goroutine[N];
+    static uint64_t expect[N];
+    trace_rows_out out = {time, kinds, flags, procs, goroutine, types, objects, sizes, expect, 0, N};
+    int stop = TRACE_ROWS_FULL, rc = 0;
+    for (uint64_t at = 0, dead; !rc && stop != TRACE_ROWS_USED; out.n = 0) {
+        rc = trace_rows_run(rows, events, n, &at, &out, &stop);
+        if (stop == TRACE_ROWS_START && !*started) trace_rows_started(rows, *started = 1, &out);
+        if (stop != TRACE_ROWS_CYCLE) continue;
+        for (dead = at, out.n = 0; !rc && dead < n; out.n = 0) rc = trace_rows_dead(rows, events, n, &dead, &out);
+        trace_rows_cycle(rows, 10);
+    }
+    return rc;
+}
+
+static int read_trace(uint64_t len, int64_t *faults) {
+    static int64_t time[N], g[N];
+    static uint64_t a[N], b[N];
+    static int16_t p[N];
+    static uint16_t c[N];
+    static uint8_t kind[N];
+    const trace_columns columns = {time, a, b, g, p, c, kind};
+    trace_reader *r;
+    trace_rows *rows = NULL;
+    int64_t count;
+    int started = 0, done = 0, rc = trace_open(trace, len, UINT64_MAX, faults, &r);
+    if (!rc) rc = trace_rows_new(2, 0, faults, &rows);
+    while (!rc && !done) {
+        rc = trace_next(r, &columns, N, &count, &done);
+        if (!rc) rc = convert(rows, &columns, (uint64_t)count, &started);
+    }
+    trace_rows_free(rows);
+    trace_close(r);
+    return rc;
+}
+
+/* Returns how many faults it took. */
+static int64_t traces(const char *path) {
+    FILE *f = fopen(path, "rb");
+    uint64_t len = f ? fread(trace, 1, sizeof trace, f) : 0;
+    int rc = PYMEM_ENOMEM;
+    int64_t n = 0;
+    for (; rc == PYMEM_ENOMEM; n++) rc = read_trace(len, &(int64_t){n});
+    if (f) fclose(f);
+    if (rc) printf("%s: status %d\n", path, rc);
+    return rc ? 0 : n;
+}
+
+int main(int argc, char **argv) {
     for (uint32_t n = 1; n <= 2; n++) {
         pymem_config config = {.arena_base = 0xc000000000, .address_space = 1ull << 40, .birth_fault = n};
         pymem_heap *h;
@@ -74,6 +125,7 @@ int main(void) {
     }
     int64_t faults = 0;
     while (life(faults)) faults++;
-    printf("%lld faults, nothing left behind\n", (long long)faults);
-    return faults > 100 ? 0 : 1;
+    int64_t more = traces(argc > 1 ? argv[1] : "");
+    printf("%lld faults in a heap, %lld in a trace, nothing left behind\n", (long long)faults, (long long)more);
+    return faults > 100 && more > 20 ? 0 : 1;
 }

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+import pymem as pymem_library
 from pymem.cli import main
 from pymem.errors import CorruptHeapError, RecordingError
 from pymem.record.tracing import trace_command
@@ -30,6 +31,7 @@ from pymem.workload.workload import Workload, WorkloadType
 
 DATA = Path(__file__).parent / "data"
 TRACE = str(DATA / "go127.trace")
+LRU = DATA.parents[1] / "examples" / "lru.trace"
 NO_ALLOCATIONS = str(DATA / "go122.trace")
 VERBS = ("info", "replay", "check")
 
@@ -95,6 +97,35 @@ def test_help(pymem: Command, arguments: list[str]) -> None:
     assert re.search(r"Examples?:\n +pymem ", result.out)
 
 
+def examples(pymem: Command) -> set[str]:
+    """Return the examples that the help gives for verbs which need no program to record."""
+    text = "".join(pymem(*verb, "--help").out for verb in ([], ["lab"], *([v] for v in VERBS)))
+    commands = (line.split(" | ")[0] for line in re.findall(r"^ +pymem (.+)$", text, re.M))
+    return {c for c in commands if c.split()[0] in ("lab", *VERBS)}
+
+
+def test_examples(pymem: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples of the help run as they stand, where their files are there."""
+    monkeypatch.chdir(tmp_path)
+    Path("json.trace").write_bytes(Path(TRACE).read_bytes())
+    predictable(100).save("app.log")
+    commands = examples(pymem)
+    assert {command.split()[0] for command in commands} == {"lab", *VERBS}
+    for command in commands:
+        result = pymem(*command.split())
+        assert result.status == 0, result.err
+
+
+def predictable(n: int) -> Workload:
+    """Make a workload whose addresses are recorded, and right."""
+    with pymem_library.Runtime() as runtime:
+        addresses = runtime.malloc_batch(64, n, noscan=True)
+    made = Workload.from_arrays(np.full(n, 64), noscan=True)
+    expect = np.zeros(len(made), np.uint64)
+    expect[made.columns.kind == Event.ALLOC] = addresses
+    return replace(made, columns=replace(made.columns, expect=expect))
+
+
 def test_light() -> None:
     """The library does not pull the command line in, and the command line draws nothing before it has to."""
     code = "import pymem, sys; assert not {'typer', 'rich', 'pymem.cli'} & set(sys.modules)"
@@ -123,6 +154,26 @@ def test_info_json(pymem: Command) -> None:
     assert answer["has_allocations"] and not answer["incomplete"]
     assert sum(t["objects"] for t in answer["types"]) + answer["tiny_parts"] == answer["objects"]
     assert sum(t["bytes"] for t in answer["types"]) == answer["bytes_allocated"]
+
+
+def test_info_streams(pymem: Command) -> None:
+    """A trace is told a chunk at a time, and comes to what its rows come to together."""
+    answer, whole = pymem("info", LRU, "--json").json, open_recording(LRU)
+    assert answer["rows"] == len(whole)
+    for name in ("objects", "bytes_allocated", "cycles", "forced_cycles", "duration_ns", "procs"):
+        assert answer[name] == getattr(whole, name)
+    assert answer["goroutines"] == np.count_nonzero(np.unique(whole.columns.goroutine))
+    assert sum(t["bytes"] for t in answer["types"]) == whole.bytes_allocated
+
+
+def test_info_saved(pymem: Command, tmp_path: Path) -> None:
+    """A saved trace tells what the trace does, or says nothing of it."""
+    path = open_recording(TRACE).save(tmp_path / "t.pymem")
+    saved, trace = pymem("info", path, "--json").json, pymem("info", TRACE, "--json").json
+    assert saved["go"] == trace["go"] == "Go 1.26 or 1.27"
+    assert (saved["spans"], trace["spans"]) == (None, 19)
+    assert "Spans" not in pymem("info", path).out
+    assert "Spans        19\n" in pymem("info", TRACE).out
 
 
 def test_info_without_allocations(pymem: Command) -> None:
@@ -253,6 +304,7 @@ def test_lab(pymem: Command, tmp_path: Path) -> None:
 def test_lab_errors(pymem: Command) -> None:
     assert_one_line(pymem("lab", "nothing"), "no program 'nothing'", "churn")
     assert_one_line(pymem("lab", "large", "--save", "/nowhere/x"), "/nowhere/x", "choose another file")
+    assert_one_line(pymem("lab", "--save", "x.pymem"), "--save", "NAME")
 
 
 # ---- bad input ----
@@ -307,6 +359,49 @@ def test_no_file(pymem: Command, tmp_path: Path, verb: str) -> None:
     assert_one_line(pymem(verb, tmp_path), str(tmp_path), "Is a directory", "give a file")
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_regular_file(pymem: Command, verb: str) -> None:
+    assert_one_line(pymem(verb, os.devnull), f"{os.devnull}: a device", "write it to a file")
+    assert_one_line(pymem(verb, "/proc/self/mem"), "/proc/self/mem: Input/output error")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([verb, "FIFO"] for verb in VERBS),
+        ["record", "-o", "FIFO", "--", "true"],
+        ["record", "--exact", ".", "-o", "FIFO"],
+        ["lab", "large", "--save", "FIFO"],
+    ],
+    ids=" ".join,
+)
+def test_fifo(tmp_path: Path, arguments: list[str]) -> None:
+    """Opening a pipe by its name would wait for ever for its other end."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    process = spawn(
+        *(str(fifo) if word == "FIFO" else word for word in arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        out, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert_one_line(Result(process.returncode, out, err), f"{fifo}: a pipe, not a file")
+    assert fifo.is_fifo()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_piped(verb: str) -> None:
+    """`cat t.trace | pymem info /dev/stdin`."""
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = spawn(verb, "/dev/stdin", **pipes)
+    out, err = process.communicate("go 1.26 trace\0\0\0")
+    result = Result(process.returncode, out, err)
+    assert_one_line(result, "/dev/stdin: a pipe, not a file; a recording is read more than once")
+
+
 @pytest.mark.parametrize("verb", ["replay", "check"])
 def test_without_allocations(pymem: Command, verb: str) -> None:
     assert_one_line(pymem(verb, NO_ALLOCATIONS), NO_ALLOCATIONS, "no allocation events", "pymem record")
@@ -320,6 +415,14 @@ def test_unreadable(pymem: Command, tmp_path: Path) -> None:
     assert_one_line(pymem("info", path), str(path), "Permission denied", "check its permissions")
 
 
+def numpy_memory_error() -> MemoryError:
+    """Return an error as numpy raises it: of a class of its own, made of a shape and a dtype."""
+    with pytest.raises(MemoryError) as caught:
+        np.empty(1 << 57, np.uint8)
+    assert type(caught.value) is not MemoryError
+    return caught.value
+
+
 @pytest.mark.parametrize(
     ("error", "status", "part"),
     [
@@ -330,10 +433,11 @@ def test_unreadable(pymem: Command, tmp_path: Path) -> None:
         ),
         (OSError(28, "No space left on device"), 2, "No space left on device; make room"),
         (MemoryError(), 2, f"{TRACE}: out of memory; close other programs"),
+        (numpy_memory_error(), 2, f"{TRACE}: Unable to allocate 128. PiB"),
         (RecordingError("event 7:\n two lines"), 2, f"{TRACE}: event 7: two lines"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
-    ids=["Permission", "Disk", "Memory", "TwoLines", "Interrupt"],
+    ids=["Permission", "Disk", "Memory", "NumpyMemory", "TwoLines", "Interrupt"],
 )
 def test_errors(
     pymem: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, part: str
@@ -376,7 +480,9 @@ def test_bugs(pymem: Command, monkeypatch: pytest.MonkeyPatch, error: Exception)
     ids=" ".join,
 )
 def test_usage(pymem: Command, arguments: list[str]) -> None:
-    assert_one_line(pymem(*arguments), "--help` has the options")
+    result = pymem(*arguments)
+    assert_one_line(result, "--help` has the options")
+    assert "Value error" not in result.err
 
 
 # ---- terminals and pipes ----
@@ -390,6 +496,45 @@ def test_broken_pipe() -> None:
     assert "Traceback" not in process.stderr.read()
     assert "Error" not in process.stderr.read()
     assert process.wait() == 1
+
+
+CLOSED_STREAMS = pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+
+
+@CLOSED_STREAMS
+@pytest.mark.parametrize(
+    ("status", "arguments"),
+    [
+        (0, ["info", TRACE]),
+        (0, ["check", TRACE, "--json"]),
+        (2, ["info", "/nowhere"]),
+        (2, ["nothing"]),
+    ],
+    ids=lambda value: value if isinstance(value, int) else " ".join(value).replace(TRACE, "TRACE"),
+)
+def test_closed_streams(closed: str, status: int, arguments: list[str]) -> None:
+    """What goes to a closed stream is lost, and appears nowhere else; the status tells."""
+    result = run_shell(closed, *arguments)
+    assert result.returncode == status
+    answers = [status == 0 and ">&-" not in closed.split(), status == 2 and "2>&-" not in closed]
+    assert [bool(result.stdout), "pymem: " in result.stderr] == answers
+
+
+@CLOSED_STREAMS
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["", "json"])
+def test_record_closed_streams(closed: str, options: list[str], tmp_path: Path) -> None:
+    """The command that is recorded finds streams to write to."""
+    script = f'echo to stdout && echo to stderr >&2 && cp "{TRACE}" "$PYMEM_TRACE"'
+    result = run_shell(closed, "record", *options, "-o", tmp_path / "t", "--", "sh", "-c", script)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "t").read_bytes() == Path(TRACE).read_bytes()
+
+
+def run_shell(redirection: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, its streams closed by a shell."""
+    code = "import sys; from pymem.cli import main; sys.exit(main())"
+    command = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_ascii(tmp_path: Path) -> None:
@@ -533,6 +678,46 @@ def test_record_exact_errors(pymem: Command, inside: Path, tmp_path: Path) -> No
     assert_one_line(
         pymem("record", "--exact", ".", "-o", "/nowhere/t.log"), "/nowhere/t.log", "choose another file"
     )
+
+
+@needs_go
+def test_record_exact_library(pymem: Command, tmp_path: Path) -> None:
+    (tmp_path / "go.mod").write_text("module shelf\n\ngo 1.27\n")
+    (tmp_path / "shelf.go").write_text("package shelf\n\nfunc Shelf() {}\n")
+    result = pymem("record", "--exact", tmp_path, "-o", tmp_path / "t.log")
+    assert result.status == 2
+    assert "pymem: . is no main package" in result.err
+
+
+def test_record_exact_replaces_recordings_only(
+    pymem: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "server.log"
+    path.write_text("what a server said\n")
+    result = pymem("record", "--exact", "./nothing", "-o", path)
+    assert_one_line(result, f"{path}: this file is no exact recording", "choose another")
+    assert path.read_text() == "what a server said\n"
+    assert_one_line(pymem("record", "--exact", "./nothing", "-o", os.devnull), os.devnull, "a device")
+    assert_one_line(pymem("record", "-o", os.devnull, "--", "true"), os.devnull, "a device")
+    assert Path(os.devnull).is_char_device()
+
+
+def test_record_exact_default_name(pymem: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs of programs are often called so: a recording is not."""
+    monkeypatch.chdir(tmp_path)
+    Path("server.pymemlog").write_text("a file of this name, to see which one is meant\n")
+    assert_one_line(pymem("record", "--exact", "./cmd/server"), "server.pymemlog", "no exact recording")
+
+
+def test_record_exact_procs(pymem: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("record", "--exact", "./nothing", "-o", tmp_path / "t.log")
+    monkeypatch.setenv("GOMAXPROCS", "255")
+    assert_one_line(pymem(*arguments), "GOMAXPROCS would be 255", "--gomaxprocs 254 or less")
+    assert "building" in pymem(*arguments, "--gomaxprocs", "254").err
+    monkeypatch.setenv("GOMAXPROCS", "0")  # to Go: as many as there are CPUs
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(256)))
+    assert_one_line(pymem(*arguments), "GOMAXPROCS would be 256")
 
 
 def test_record_errors(pymem: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,14 @@ from strategies import many_sizes
 import pymem
 from pymem import inspect
 from pymem._native import ffi, lib
+from pymem.trace import _DTYPES, EventBatch, TraceReader
+from pymem.workload.columns import Columns
+from pymem.workload.trace_stream import KINDS, _Converter, _Events
 
 Scenario = Callable[[Core], None]
 _MOST_FAULTS = 2000
+TRACE = Path(__file__).parent / "data" / "go127_second.trace"
+LRU = Path(__file__).parents[1] / "examples" / "lru.trace"
 
 
 def boot(c: Core) -> None:
@@ -268,3 +274,72 @@ def _replay(c: Core, columns: Any) -> bool:
     finally:
         lib.pymem_replay_free(replay)
     return good
+
+
+def _read(data: bytes, faults: Any) -> int:
+    """Read a trace to its end or first error, close it, and return the status."""
+    out, columns, count, done = (
+        ffi.new(t) for t in ("trace_reader **", "trace_columns *", "int64_t *", "int *")
+    )
+    arrays = {name: np.empty(1000, dtype) for name, dtype in _DTYPES.items()}
+    for name, array in arrays.items():
+        setattr(columns, name, ffi.cast("void *", array.ctypes.data))
+    status = lib.trace_open(data, len(data), (1 << 64) - 1, faults, out)
+    while not status and not done[0]:
+        status = lib.trace_next(out[0], columns, 1000, count, done)
+    if status and out[0]:
+        assert lib.trace_next(out[0], columns, 1000, count, done) == status, "an error that stays"
+    lib.trace_close(out[0])
+    return int(status)
+
+
+def test_trace_reader() -> None:
+    data, n = TRACE.read_bytes(), 0
+    while (status := _read(data, ffi.new("int64_t *", n))) != lib.PYMEM_OK:
+        assert status == lib.PYMEM_ENOMEM
+        n += 1
+    assert n > 20
+
+
+def _convert(batch: EventBatch, counter: int) -> tuple[list[Columns], bool]:
+    """Return the rows of a trace, each call that fails made again, and whether one did."""
+    faults, failed = ffi.new("int64_t *", counter), False
+    rows: list[Columns] = []
+    events, stop = _Events(batch), lib.TRACE_ROWS_FULL
+    with _Converter(2, 0, 1 << 15, faults) as converter:
+        while stop != lib.TRACE_ROWS_USED:
+            try:
+                if stop == lib.TRACE_ROWS_CYCLE:
+                    ahead = _Events(batch, events.at[0])
+                    while not converter.dead(ahead):
+                        rows += converter.take()
+                    converter.cycle(100)
+                    stop = lib.TRACE_ROWS_FULL
+                stop = converter.run(events)
+            except MemoryError:
+                failed, faults[0] = True, -1
+                continue
+            rows += converter.take()
+            if stop == lib.TRACE_ROWS_START:
+                converter.start(False)
+    return rows, failed
+
+
+def test_trace_rows() -> None:
+    """An event that ran out of memory is tried again, and the rows are the same."""
+    with TraceReader(LRU, kinds=KINDS) as reader:
+        batch = next(reader.batches(1 << 20))
+    want, _ = _convert(batch, -1)
+    assert sum(map(len, want)) > 100_000
+    with pytest.raises(MemoryError):
+        _Converter(1, 0, 1 << 10, ffi.new("int64_t *", 0))
+    n, failed = 1, True
+    while failed:
+        got, failed = _convert(batch, n)
+        for name in Columns.__slots__:
+            np.testing.assert_array_equal(
+                np.concatenate([getattr(c, name) for c in want]),
+                np.concatenate([getattr(c, name) for c in got]),
+            )
+        n += 1
+    assert n > 10

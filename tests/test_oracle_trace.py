@@ -24,8 +24,8 @@ DATA = Path(__file__).parent / "data"
 AT_LEAST = {OFF: 1.0, CONCURRENT: 0.995, TWO_OFF: 0.999, TWO: 0.999}
 """Rates that must be reached."""
 
-OF_CACHES = AT_LEAST | {CONCURRENT: 0.99, TWO: 0.97}
-"""Those of the caches: with GC on each cycle leaves much in doubt. Seen are 0.9949 and, at 2 Ps, 0.981 and more."""
+OF_CACHES = AT_LEAST | {TWO: 0.998}
+"""Those of the caches: at 2 Ps each cycle leaves more in doubt."""
 
 SETTINGS = pytest.mark.parametrize(
     "setting", AT_LEAST, ids=["1P-off", "1P-concurrent", "2P-off", "2P-concurrent"]
@@ -103,8 +103,12 @@ def test_tree(tracer: Tracer, setting: Setting) -> None:
 @SETTINGS
 @pytest.mark.parametrize("program", ["small", "large"])
 def test_cache(tracer: Tracer, program: str, setting: Setting) -> None:
-    """Goroutines preempted amid allocations; with GC on, dozens of classes of which each cycle leaves much in doubt."""
-    make = partial(tracer.program, program, setting, 60_000)
+    """Goroutines preempted amid allocations; with GC on, dozens of classes, whose spans wait in an unknown order.
+
+    That costs a few hundred misses once, so these traces are long.
+    """
+    steps = 60_000 if setting.gogc == "off" else 400_000
+    make = partial(tracer.program, program, setting, steps)
     predict(make, f"{program} cache", setting, at_least=OF_CACHES)
 
 

@@ -382,3 +382,24 @@ def test_program_that_does_not_compile(folder: Path, tmp_path: Path) -> None:
 def test_program_without_recorder(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="left no log"):
         record_binary("/bin/true", output=tmp_path / "log")
+
+
+CROWD = """package main
+
+import "runtime"
+
+func main() { runtime.GOMAXPROCS(255) }
+"""
+
+
+def test_too_many_procs(folder: Path, tmp_path: Path) -> None:
+    """A program that asks for more Ps than a record can tell apart ends there, with a sentence."""
+    (tmp_path / "crowd.go").write_text(CROWD)
+    binary = build_recorder("crowd.go", tmp_path / "crowd", cwd=tmp_path)
+    env = {**os.environ, "PYMEM_RECORD": str(tmp_path / "log"), "GOMAXPROCS": "254"}
+    done = subprocess.run([binary], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "pymem: GOMAXPROCS of 255: an exact recording has room for 254 Ps\n",
+    )
+    assert open_log(tmp_path / "log").header.gomaxprocs == 254

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -601,3 +603,37 @@ def test_faults_in_follower(seed: int) -> None:
         return True
 
     assert len(list(fault_points(run))) > 20
+
+
+# ---- a player's life ----
+
+PLAYER_CALLS: dict[str, Callable[[Player], object]] = {
+    "play": lambda player: player.play(columns(P)),
+    "counts": Player.counts,
+    "misses": Player.misses,
+    "cycles": Player.cycles,
+    "mem_stats": Player.mem_stats,
+}
+
+
+@pytest.mark.parametrize("name", PLAYER_CALLS)
+def test_closed_player(name: str) -> None:
+    player = Player(Workload(columns(P)), follow=False)
+    player.play(columns(P))
+    player.close()
+    player.close()
+    with pytest.raises(pymem.ClosedError, match="closed"):
+        PLAYER_CALLS[name](player)
+
+
+def test_dropped_player() -> None:
+    """Nobody has to close a player for its replay to be freed: here a table of handles of 8 MB or more."""
+    sparse = columns(P, alloc((1 << 20) - 1))
+
+    def resident(rounds: int) -> int:
+        for _ in range(rounds):
+            Player(Workload(sparse), follow=False).play(sparse)
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    before = resident(2)
+    assert resident(20) - before < 32 << 20

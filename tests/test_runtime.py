@@ -393,6 +393,9 @@ BAD_BATCHES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "Texts": ((["8"],), {}, "integers"),
     "Objects": (([1 << 70],), {}, "integers"),
     "Matrix": (([[8]],), {}, "flat"),
+    "Ragged": (([[8], [8, 8]],), {}, "sizes: its rows have different lengths"),
+    "RaggedMask": (([8, 8],), {"noscan": [[True], [True, False]]}, "noscan: its rows have different lengths"),
+    "RaggedTypes": (([8, 8],), {"types": [[0], [0, 0]]}, "types: its rows have different lengths"),
     "NegativeInside": (([8, -8],), {}, "element 1 is negative"),
     "AbsurdInside": (([8, 1 << 62],), {}, "larger than the address space"),
     "ShortMask": (([8, 8],), {"noscan": [True]}, "2 bools"),
@@ -501,3 +504,40 @@ def test_goroutine_outlives_its_runtime() -> None:
     rt = Runtime()
     with rt.go():
         rt.close()
+
+
+@pytest.mark.parametrize("p", [np.array([0, 0]), np.array([0]), [0], "0", 0.0, None], ids=repr)
+def test_bad_processor(p: Any, rt: Runtime) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: rt.malloc(8, p=p),
+        lambda: rt.malloc_batch(8, 2, p=p),
+        lambda: rt.gc(p=p),
+        lambda: rt.read_mem_stats(p=p),
+    ]
+    for call in calls:
+        with pytest.raises(pymem.ConfigError, match="there is no P"):
+            call()
+
+
+@pytest.mark.parametrize("name", ["arena_base", "address_space", "heap_padding_pages"])
+@pytest.mark.parametrize("value", ["x", 1.5, None, np.array([1, 2])], ids=repr)
+def test_bad_space(name: str, value: Any) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(pymem.ConfigError, match=f"{name}=.*: give a whole number"):
+        Runtime(**options)
+
+
+@pytest.mark.parametrize("addr", [-1, 1 << 64, "x", 8.0, None], ids=repr)
+def test_bad_address(addr: Any, rt: Runtime) -> None:
+    for look in (rt.span_of, rt.object_at, rt.objects):
+        with pytest.raises(pymem.AddressError, match=r"give an address|give one from 0"):
+            look(addr)
+
+
+def test_gc_takes(rt: Runtime) -> None:
+    """The dead are an address, of Python or numpy, or many in any collection."""
+    a, b, c, d, e = rt.malloc_batch(64, 5)
+    rows: list[Any] = [a, int(b), {int(c)}, frozenset([d]), dict.fromkeys([e]).keys()]
+    assert [rt.gc(dead=dead).freed_objects for dead in rows] == [1] * 5
+    with pytest.raises(pymem.AddressError, match="its rows have different lengths"):
+        rt.gc(dead=[[1], [1, 2]])

@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import pymem
+from pymem.trace import TraceReader
+
+TRACE = Path(__file__).parents[1] / "examples" / "lru.trace"
 
 
 def work(seed: int) -> tuple[list[int], pymem.MemStats]:
@@ -86,3 +90,50 @@ def test_closed_under_a_call() -> None:
     thread.join()
     with pytest.raises(pymem.ClosedError):
         rt.check()
+
+
+READER_CALLS: dict[str, Callable[[TraceReader], object]] = {
+    "close": TraceReader.close,
+    "batches": lambda reader: next(reader.batches(1)),
+    "info": lambda reader: reader.info,
+    "progress": lambda reader: reader.progress,
+    "types": lambda reader: reader.types,
+    "strings": lambda reader: reader.strings,
+}
+
+
+@pytest.mark.parametrize("name", READER_CALLS)
+def test_one_reader_in_two_threads(name: str) -> None:
+    with TraceReader(TRACE) as reader:
+        with reader._alone(), ThreadPoolExecutor(1) as pool:
+            call = pool.submit(READER_CALLS[name], reader)
+            with pytest.raises(pymem.ThreadError, match=r"lru\.trace: another thread is using this reader"):
+                call.result()
+        READER_CALLS[name](reader)
+
+
+def read(reader: TraceReader, started: threading.Event) -> None:
+    try:
+        started.set()
+        for _ in reader.batches(1 << 20):
+            pass
+    except pymem.ClosedError:
+        pass
+
+
+def test_reader_closed_under_a_call() -> None:
+    """Who closes while another reads is refused, and the other reads on; it used to read freed memory."""
+    refused = 0
+    for _ in range(20):
+        reader, started = TraceReader(TRACE), threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(read, reader, started)
+            started.wait()
+            while not reading.done():
+                try:
+                    reader.close()
+                except pymem.ThreadError:
+                    refused += 1
+            reading.result()
+        reader.close()
+    assert refused

@@ -407,6 +407,14 @@ def test_damage(data: bytes, message: str) -> None:
         read_trace(data)
 
 
+def test_doubled_batch() -> None:
+    """Go at times writes a batch twice and loses another."""
+    one, two = batch(GOAL + b"\x01\x05"), batch(GOAL + b"\x01\x06", time=2_000)
+    with pytest.raises(TraceError, match="a batch of generation 1 is there twice"):
+        read_trace(made(one, two, one))
+    assert read_trace(made(one, batch(GOAL + b"\x01\x06"))).a.tolist() == [5, 6]
+
+
 def test_another_experiment_is_left_alone() -> None:
     trace = read_trace(made(batch(b"\xff\xff", experiment=2), batch(GOAL + b"\x01\x05")))
     assert trace.a.tolist() == [5]
@@ -418,6 +426,19 @@ def test_equal_times_keep_the_order_of_threads() -> None:
     trace = read_trace(made(one, two))
     assert trace.a.tolist() == [1, 2, 11, 12, 3, 13]
     assert trace.time.tolist() == [901, 901, 901, 905, 906, 906]
+
+
+def test_frees_run_ahead() -> None:
+    """Written a tick apart, done faster: a run of frees counts as three quarters, up to the first late event."""
+    free, late = b"\x85\x01", GOAL + b"\x02"
+    sweep = batch((free + b"\x01") * 9 + late + b"\x07" + free + b"\x02", m=7)
+    other = batch(GOAL + b"\x08\x08" + GOAL + b"\x02\x09", m=3)
+    trace = read_trace(
+        made(batch(b"\x01" + b"".join(map(uvarint, (1 << 30, 8192, 8, 2048))), experiment=1), sweep, other)
+    )
+    frees = [901, 902, 903, 903, 904, 905, 906, 906, 907]
+    assert trace.time.tolist() == [*frees, 908, 910, 911, 912]
+    assert trace.a[9:].tolist() == [8, 9, 7, (1 << 30) + 16]
 
 
 def test_times_are_exact() -> None:

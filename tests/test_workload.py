@@ -466,3 +466,26 @@ def test_chunks_do_not_matter() -> None:
 def test_rows_survive_files(seed: int) -> None:
     workload = Workload(columns=replay_rows(seed, 100, wild=0.2))
     assert saved_and_loaded(workload) == workload
+
+
+def test_from_no_arrays() -> None:
+    """A program may allocate nothing."""
+    nothing: list[Any] = [[], (), np.empty(0)]
+    for sizes in nothing:
+        workload = Workload.from_arrays(sizes, noscan=[], lifetimes=[], births_ns=[], types=[], procs=[])
+        assert workload.objects == 0
+        assert replay(workload).memstats.mallocs == 0
+
+
+@pytest.mark.parametrize("gc_every", [1.5, "2", None, -1])
+def test_from_arrays_every_so_many(gc_every: Any) -> None:
+    with pytest.raises(ValueError, match=f"gc_every={gc_every}: give a whole number"):
+        Workload.from_arrays([8], gc_every=gc_every)
+
+
+def test_from_ragged_arrays() -> None:
+    ragged: Any = [[8], [8, 8]]
+    with pytest.raises(ValueError, match="sizes: its rows have different lengths"):
+        Workload.from_arrays(ragged)
+    with pytest.raises(ValueError, match="types: its rows have different lengths"):
+        Workload.from_arrays([8, 8], types=ragged)

@@ -140,7 +140,8 @@ def progress(verb: str, what: str, *, quiet: bool) -> Iterator[Progress | None]:
     except (PymemError, MemoryError) as error:
         if what in str(error):
             raise
-        raise type(error)(f"{what}: {str(error) or 'out of memory'}") from error
+        kind = MemoryError if isinstance(error, MemoryError) else type(error)  # numpy has one of its own
+        raise kind(f"{what}: {str(error) or 'out of memory'}") from error
 
 
 @contextmanager

@@ -12,13 +12,14 @@ from pymem.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from pymem.trace import TraceInfo
+    from pymem.workload.columns import Columns
+    from pymem.workload.trace_stream import TraceStream
     from pymem.workload.workload import Workload
 
 __all__ = ["info"]
 
 _TOP = 15  # types shown; --json has them all
 
-_GO_OF_FORMAT = {22: "Go 1.22", 23: "Go 1.23 or 1.24", 25: "Go 1.25", 26: "Go 1.26 or 1.27"}
 _PRECISION = {
     "cycle": "known to a GC cycle",
     "event": "known to the event",
@@ -30,15 +31,14 @@ def info(file: File, *, as_json: Json = False) -> None:
 
     Its length, objects, types and collections, and how exactly it knows them.
     """
-    from pymem.workload.sources import open_recording
+    from pymem.workload.sources import open_stream
 
     trace = _trace_info(file)
     if trace and not trace.has_allocations:
         facts = _trace_facts(file, trace)
     else:
         with progress("reading", file, quiet=as_json):
-            workload = open_recording(file)
-        facts = _workload_facts(file, workload, trace)
+            facts = _workload_facts(file, open_stream(file), trace)
     if as_json:
         print_json(facts)
     else:
@@ -49,10 +49,10 @@ def info(file: File, *, as_json: Json = False) -> None:
 def _trace_info(file: str) -> TraceInfo | None:
     """Decode a file that begins as an execution trace does, and return what it says about itself."""
     from pymem.trace import TraceReader
+    from pymem.workload.sources import kind_of_file
 
-    with open(file, "rb") as opened:
-        if opened.read(5) != b"go 1.":
-            return None
+    if kind_of_file(file) != "trace":
+        return None
     with TraceReader(file, kinds=()) as reader:
         for _ in reader.batches():
             pass
@@ -67,7 +67,7 @@ def _trace_facts(file: str, trace: TraceInfo) -> dict[str, Any]:
         "file": file,
         "bytes_on_disk": os.path.getsize(file),
         "tier": "trace",
-        "go": _GO_OF_FORMAT.get(trace.version, f"Go 1.{trace.version}"),
+        "go": trace.go,
         "has_allocations": trace.has_allocations,
         "incomplete": trace.incomplete,
         "incomplete_offset": trace.incomplete_offset,
@@ -77,7 +77,36 @@ def _trace_facts(file: str, trace: TraceInfo) -> dict[str, Any]:
     }
 
 
-def _workload_facts(file: str, workload: Workload, trace: TraceInfo | None) -> dict[str, Any]:
+class _Tally:
+    """What a recording's rows come to, a chunk at a time."""
+
+    def __init__(self, types: int) -> None:
+        self.kinds = np.zeros(256, np.int64)
+        self.objects, self.bytes = np.zeros(types, np.int64), np.zeros(types, np.int64)
+        self.goroutines: set[int] = set()
+        self.first = self.last = 0
+        self.forced = 0
+
+    def add(self, rows: Columns) -> None:
+        from pymem.workload.columns import Event
+
+        self.goroutines.update(np.unique(rows.goroutine).tolist())
+        self.forced += int(np.count_nonzero(rows.flags[rows.kind == Event.GC_END] & 1))
+        self.first = int(rows.time[0]) if not self.kinds.any() else self.first
+        self.last = int(rows.time[-1])
+        self.kinds += np.bincount(rows.kind, minlength=256)
+        born = rows.kind == Event.ALLOC
+        n = len(self.objects)
+        self.objects += np.bincount(rows.type[born], minlength=n)
+        self.bytes += np.bincount(rows.type[born], rows.size[born].astype(np.float64), n).astype(np.int64)
+
+
+def _workload_facts(file: str, workload: Workload | TraceStream, trace: TraceInfo | None) -> dict[str, Any]:
+    from pymem.workload.columns import Event
+
+    tally = _Tally(max(len(workload.types), 1))
+    for rows in workload.chunks():
+        tally.add(rows)
     facts: dict[str, Any] = {
         "file": file,
         "bytes_on_disk": os.path.getsize(file),
@@ -89,52 +118,48 @@ def _workload_facts(file: str, workload: Workload, trace: TraceInfo | None) -> d
     }
     if trace:
         facts |= _trace_facts(file, trace)
-    from pymem.trace import EventKind
-    from pymem.workload.columns import Event
-
-    columns = workload.columns
-    goroutines = np.unique(columns.goroutine)
+    n_rows = int(tally.kinds.sum())
     return facts | {
-        "duration_ns": workload.duration_ns,
-        "events": trace.events if trace else len(columns),
-        "rows": len(columns),
+        "duration_ns": tally.last - tally.first,
+        "events": trace.events if trace else n_rows,
+        "rows": n_rows,
         "procs": workload.procs,
-        "goroutines": int(np.count_nonzero(goroutines)),
-        "objects": workload.objects,
-        "bytes_allocated": workload.bytes_allocated,
-        "spans": trace.counts[EventKind.SPAN_ALLOC]
-        if trace
-        else int(np.count_nonzero(columns.kind == Event.SPAN)),
-        "cycles": workload.cycles,
-        "forced_cycles": workload.forced_cycles,
+        "goroutines": len(tally.goroutines - {0}),
+        "objects": int(tally.kinds[Event.ALLOC] + tally.kinds[Event.TINY]),
+        "bytes_allocated": int(tally.bytes.sum()),
+        "spans": _spans(workload, trace, tally),
+        "cycles": int(tally.kinds[Event.FLIP]),
+        "forced_cycles": tally.forced,
         "resolution": workload.resolution,
         "recorded_memstats": len(workload.recorded_stats),
         "origin": dict(workload.origin),
-        "tiny_parts": int(np.count_nonzero(columns.kind == Event.TINY)),
-        "types": _types(workload),
+        "tiny_parts": int(tally.kinds[Event.TINY]),
+        "types": _types(workload, tally),
     }
 
 
-def _types(workload: Workload) -> list[dict[str, Any]]:
-    """Objects and bytes of each type, most bytes first; those of no known type under an empty name."""
+def _spans(workload: Workload | TraceStream, trace: TraceInfo | None, tally: _Tally) -> int | None:
+    """Count the spans allocated; None where the recording does not tell: the rows of a saved trace leave them out."""
+    from pymem.trace import EventKind
     from pymem.workload.columns import Event
 
-    columns = workload.columns
-    rows = columns.kind == Event.ALLOC
-    ids = columns.type[rows]
-    n = max(len(workload.types), 1)
-    objects = np.bincount(ids, minlength=n)
-    total = np.bincount(ids, weights=columns.size[rows].astype(np.float64), minlength=n).astype(np.int64)
-    order = np.argsort(-total, kind="stable")
+    if trace:
+        return trace.counts[EventKind.SPAN_ALLOC]
+    return int(tally.kinds[Event.SPAN]) if workload.tier == "exact" else None
+
+
+def _types(workload: Workload | TraceStream, tally: _Tally) -> list[dict[str, Any]]:
+    """Objects and bytes of each type, most bytes first; those of no known type under an empty name."""
+    order = np.argsort(-tally.bytes, kind="stable")
     return [
         {
             "name": workload.types[i].name,
             "size": workload.types[i].size,
-            "objects": int(objects[i]),
-            "bytes": int(total[i]),
+            "objects": int(tally.objects[i]),
+            "bytes": int(tally.bytes[i]),
         }
         for i in order.tolist()
-        if objects[i]
+        if tally.objects[i]
     ]
 
 
@@ -151,7 +176,7 @@ def _report(facts: dict[str, Any]) -> None:
             ("Goroutines", count(facts["goroutines"])),
             ("Objects", f"{count(facts['objects'])} of {count(len(facts['types']))} types"),
             ("Allocated", format_bytes(facts["bytes_allocated"])),
-            ("Spans", count(facts["spans"])),
+            *([("Spans", count(facts["spans"]))] if facts["spans"] is not None else []),
             ("Sizes", "of slots" if facts["tier"] == "trace" else "as asked for"),
             ("Deaths", _PRECISION.get(facts["resolution"], facts["resolution"])),
             ("MemStats", f"{count(facts['recorded_memstats'])} recorded"),

@@ -29,6 +29,8 @@ def lab(name: _Name = None, *, save: _Save = None, as_json: Json = False) -> Non
     from pymem.workload.synthetic import LAB
 
     if name is None:
+        if save:
+            raise typer.BadParameter("--save keeps the workload of one program; give its NAME too")
         _list(as_json=as_json)
         return
     if name not in LAB:

@@ -94,11 +94,12 @@ app.command(
 app.command(epilog=_example("pymem check json.trace", "pymem check app.log --mode open-loop --fail-under 1"))(
     check
 )
-app.command(epilog=_example("pymem lab", "pymem lab steady", "pymem lab steady --save steady.pymem"))(lab)
+app.command(epilog=_example("pymem lab", "pymem lab churn", "pymem lab churn --save churn.pymem"))(lab)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name) and return its exit status."""
+    _replace_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of types are any Unicode; terminals are not
     try:
@@ -115,6 +116,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(_sentence(error), ERROR)
     return int(status or 0)
+
+
+def _replace_closed() -> None:
+    """Throw away what goes to a stream that is closed (`>&-`). To Python it is None; a command we run would lack it."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
 
 
 def _fail(sentence: str, status: int) -> int:
@@ -165,4 +178,5 @@ def _usage(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "pymem"
     message = error.format_message() if hasattr(error, "format_message") else str(error)
+    message = message.replace("Value error, ", "")  # pydantic's word, where typer has its types from there
     return f"{message.rstrip('.')}; `{command} --help` has the options and an example"

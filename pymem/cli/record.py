@@ -111,11 +111,12 @@ def _record_trace(command: list[str], output: str | None, env: dict[str, str], s
 def _record_exact(
     package: str, arguments: list[str], output: str | None, env: dict[str, str], stdout: int | None
 ) -> int:
-    from pymem.record import build_recorder, record_binary
+    from pymem.record import build_recorder, check_recordable, record_binary
     from pymem.record.tracing import check_writable, shown
 
-    log = Path(output or f"{Path(package).absolute().name.removesuffix('.go')}.log")
+    log = Path(output or f"{Path(package).absolute().name.removesuffix('.go')}.pymemlog")
     check_writable(log)
+    check_recordable(log, env=env)
     note(f"building {package} with the recording runtime (the first build of a toolchain takes a minute)")
     folder = tempfile.mkdtemp(prefix="pymem-record-")
     try:

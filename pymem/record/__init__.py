@@ -9,12 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymem._files import check_regular
 from pymem.errors import RecordingError
 from pymem.record._process import run
 from pymem.record.overlay import build_recorder
-from pymem.workload.exact_log import close_log
+from pymem.workload.exact_log import MAGIC, close_log
 
-__all__ = ["DEFAULT_MAX_BYTES", "Recorded", "build_recorder", "record_binary", "record_exact"]
+__all__ = [
+    "DEFAULT_MAX_BYTES",
+    "MOST_PROCS",
+    "Recorded",
+    "build_recorder",
+    "check_recordable",
+    "record_binary",
+    "record_exact",
+]
+
+MOST_PROCS = 254
+"""Ps that a log can tell apart: a byte, less one for none and one in reserve."""
 
 DEFAULT_MAX_BYTES = 64 << 30
 """Where a log stops growing: the file is sparse, and takes only what is written of it."""
@@ -47,6 +59,7 @@ def record_exact(
     Raises RecordingError when the program cannot be built or leaves no log. How the program ended is in the
     log's header (``open_log(path).header.exit_status``).
     """
+    check_recordable(output, gomaxprocs=gomaxprocs, env=env)
     folder = tempfile.mkdtemp(prefix="pymem-record-")
     try:
         binary = build_recorder(
@@ -71,7 +84,7 @@ def record_binary(
     stdout: int | None = None,
 ) -> Recorded:
     """Run a program that :func:`build_recorder` built; an interrupt ends the program, its log stays."""
-    log = Path(output).absolute()
+    log = check_recordable(output, gomaxprocs=gomaxprocs, env=env)
     log.unlink(missing_ok=True)
     command = [str(Path(binary).absolute()), *args]
     status = run(command, cwd=cwd, env=environment(log, gomaxprocs, env, max_bytes), stdout=stdout)
@@ -82,6 +95,34 @@ def record_binary(
         )
     header = close_log(log, status)
     return Recorded(log, status, header.records, header.truncated)
+
+
+def check_recordable(
+    output: str | os.PathLike[str], *, gomaxprocs: int | None = None, env: Mapping[str, str] | None = None
+) -> Path:
+    """Return the absolute path of the log; RecordingError where it would replace another file, or Ps are too many."""
+    log = Path(output).absolute()
+    check_regular(log, "choose another file to write")
+    try:
+        with log.open("rb") as file:
+            head = file.read(len(MAGIC))
+    except OSError:  # there is none; where it cannot be written either, the program leaves no log
+        head = b""
+    if head not in (b"", MAGIC):
+        raise RecordingError(f"{log}: this file is no exact recording; remove it, or choose another with -o")
+    procs = gomaxprocs or _default_procs({**os.environ, **(env or {})}.get("GOMAXPROCS", ""))
+    if procs > MOST_PROCS:
+        raise RecordingError(
+            f"GOMAXPROCS would be {procs}, and an exact recording has room for {MOST_PROCS} Ps; give"
+            f" --gomaxprocs {MOST_PROCS} or less"
+        )
+    return log
+
+
+def _default_procs(said: str) -> int:
+    """Return GOMAXPROCS as a program begins with it: what the environment says, or else a P for each CPU."""
+    number = int(said) if said.isdecimal() else 0
+    return number or len(os.sched_getaffinity(0))
 
 
 def environment(

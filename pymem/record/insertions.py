@@ -56,7 +56,7 @@ INSERTIONS: tuple[Insertion, ...] = (
     # Life of the process.
     Insertion("proc.go", "schedinit", "pymemInit()"),
     Insertion("proc.go", "schedinit", "pymemSchedDone()", "tail"),
-    Insertion("proc.go", "procresize", "pymemPut(pymemOpProcResize, uint64(gomaxprocs), uint64({0}), 0)"),
+    Insertion("proc.go", "procresize", "pymemResize(gomaxprocs, {0})"),
     Insertion("proc.go", "(*p).destroy", "pymemPut(pymemOpProcDestroy, uint64({recv}.id), 0, 0)"),
     Insertion(
         "proc.go", "newproc1", "pymemPut(pymemOpGoCreate, newg.goid, 0, 0)", "before", "return newg", "last"

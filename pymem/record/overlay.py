@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -152,6 +153,8 @@ def build_recorder(
     binary = Path(output_binary).absolute()
     flags = ["-overlay", str(overlay), "-o", str(binary), *_with_tag(build_flags)]
     _run([str(toolchain.go), "build", *flags, *packages], cwd=folder, env=env)
+    if not os.access(binary, os.X_OK):  # of a library `go build` writes the archive
+        raise RecordingError(f"{shlex.join(packages)} is no main package: give one that is a program")
     return binary
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymem._files import check_regular
 from pymem.errors import RecordingError, TraceError
 from pymem.record._process import run
 from pymem.record.overlay import find_toolchain
@@ -228,6 +229,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def check_writable(path: Path) -> None:
     """Find out before a long run that its trace could not be written; leave no file behind."""
+    check_regular(path, "choose another file to write")
     existed = path.exists()
     try:
         with path.open("ab"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,12 @@ _DIES, _COLLECTS, _BORN = 0, 1, 2
 
 
 def _whole(values: npt.ArrayLike, what: str, n: int | None = None) -> Array:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{what}: its rows have different lengths: give a flat array") from None
+    if array.size == 0:
+        array = array.astype(np.int64)  # numpy takes an empty list for floats
     if array.dtype.kind not in "iub":
         raise ValueError(f"{what}: give whole numbers, not {array.dtype}")
     if array.size and int(array.max()) > _MOST:
@@ -39,6 +45,43 @@ def _whole(values: npt.ArrayLike, what: str, n: int | None = None) -> Array:
     return array
 
 
+def _sizes(values: npt.ArrayLike) -> Array:
+    size = _whole(values, "sizes")
+    if len(size) and size.min() < 1:
+        raise ValueError(
+            f"sizes: element {int(np.argmin(size))} is {size.min()}: an object has at least one byte"
+        )
+    if len(size) and size.max() > _LARGEST:
+        raise ValueError(f"sizes: element {int(np.argmax(size))} is {size.max()}: no address space holds it")
+    return size
+
+
+def _within(values: npt.ArrayLike, what: str, n: int, most: int, remedy: str) -> Array:
+    """Return n numbers from 0 to `most`."""
+    array = _whole(values, what, n)
+    if n and (array.min() < 0 or array.max() > most):
+        raise ValueError(f"{what}: {remedy}")
+    return array
+
+
+def _births(values: npt.ArrayLike | None, n: int) -> Array:
+    birth = np.arange(n) if values is None else _whole(values, "births_ns", n)
+    early = birth[1:] < birth[:-1]
+    if np.any(early):
+        raise ValueError(f"births_ns: element {int(np.argmax(early)) + 1} is earlier than the one before it")
+    return birth
+
+
+def _interval(gc_every: int) -> int:
+    try:
+        every = operator.index(gc_every)
+    except TypeError:
+        every = -1
+    if every < 0:
+        raise ValueError(f"gc_every={gc_every}: give a whole number of allocations, or 0 for no collection")
+    return every
+
+
 def columns_from_arrays(
     sizes: npt.ArrayLike,
     *,
@@ -50,38 +93,21 @@ def columns_from_arrays(
     gc_every: int,
 ) -> Columns:
     """Return the columns; `Workload.from_arrays` says what the arguments are."""
-    size = _whole(sizes, "sizes")
+    size = _sizes(sizes)
     n = len(size)
-    if n and size.min() < 1:
-        raise ValueError(
-            f"sizes: element {int(np.argmin(size))} is {size.min()}: an object has at least one byte"
-        )
-    if n and size.max() > _LARGEST:
-        raise ValueError(f"sizes: element {int(np.argmax(size))} is {size.max()}: no address space holds it")
-    is_noscan, type_id = _whole(noscan, "noscan", n), _whole(types, "types", n)
-    if n and (is_noscan.min() < 0 or is_noscan.max() > 1):
-        raise ValueError("noscan: give 0 or 1, or bools")
-    if n and (type_id.min() < 0 or type_id.max() >= 1 << 32):
-        raise ValueError("types: give indices into the type table, from 0 on")
-    proc = _whole(procs, "procs", n)
-    if n and (proc.min() < 0 or proc.max() > 1023):
-        raise ValueError("procs: give processor numbers from 0 to 1023")
-    birth = np.arange(n) if births_ns is None else _whole(births_ns, "births_ns", n)
-    if np.any(birth[1:] < birth[:-1]):
-        raise ValueError(
-            f"births_ns: element {int(np.argmax(birth[1:] < birth[:-1])) + 1} is earlier than the one before it"
-        )
-    if gc_every < 0:
-        raise ValueError(f"gc_every={gc_every}: give a number of allocations, or 0 for no collection")
+    flags = _within(noscan, "noscan", n, 1, "give 0 or 1, or bools")
+    type_id = _within(types, "types", n, (1 << 32) - 1, "give indices into the type table, from 0 on")
+    proc = _within(procs, "procs", n, 1023, "give processor numbers from 0 to 1023")
+    every = _interval(gc_every)
     life = np.full(n, -1) if lifetimes is None else _whole(lifetimes, "lifetimes", n)
     dying = np.flatnonzero((life >= 0) & (life < n - np.arange(n)))
     when = dying + 1 + life[dying]  # so many allocations after its own
-    parts = _Parts(n, int(proc.max(initial=0)) + 1, birth)
-    parts.add(Event.ALLOC, np.arange(n), _BORN, object=np.arange(n), size=size, flags=is_noscan,
+    parts = _Parts(n, int(proc.max(initial=0)) + 1, _births(births_ns, n))
+    parts.add(Event.ALLOC, np.arange(n), _BORN, object=np.arange(n), size=size, flags=flags,
               type=type_id, proc=proc)  # fmt: skip
     parts.add(Event.DEATH, when, _DIES, object=dying)
-    if gc_every:
-        parts.collections(np.arange(gc_every, n + 1, gc_every))
+    if every:
+        parts.collections(np.arange(every, n + 1, every))
     return parts.columns()
 
 

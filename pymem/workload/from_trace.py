@@ -29,7 +29,7 @@ __all__ = ["TraceStream", "heap_base", "procs_of", "read_object_trace", "workloa
 
 def read_object_trace(path: str | os.PathLike[str]) -> Trace:
     """Read what concerns memory from an execution trace. Raises `TraceError` for one without allocation events."""
-    trace = read_trace(path, kinds=KINDS)
+    trace = read_trace(path, kinds=(*KINDS, EventKind.HEAP_ALLOC))
     check_usable(path, trace.info)
     check_spans(path, trace, (trace.kind == EventKind.SPAN) | (trace.kind == EventKind.SPAN_ALLOC))
     return trace

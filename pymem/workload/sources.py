@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pymem._files import check_regular
+from pymem._heap import ARENA_SIZE
 from pymem.errors import RecordingError
 from pymem.workload.workload import Workload, WorkloadType
 
@@ -16,14 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["kind_of_file", "open_recording", "open_stream"]
 
 _MAGIC = {b"PYMEMLOG": "exact", b"go 1.": "trace", b"PK\x03\x04": "workload"}
-_ARENA = 64 << 20
 _PAGE = 8192
 
 
 def kind_of_file(path: str | os.PathLike[str]) -> str:
     """Return `exact`, `trace` or `workload`. Raises `RecordingError` for anything else, `OSError` if it is not read."""
+    check_regular(path, "a recording is read more than once: write it to a file, and give that")
     with Path(path).open("rb") as file:
-        head = file.read(8)
+        try:
+            head = file.read(8)
+        except OSError as error:  # unlike those of open, it does not say of which file
+            raise OSError(error.errno, error.strerror, str(path)) from None
     for magic, kind in _MAGIC.items():
         if head.startswith(magic):
             return kind
@@ -66,7 +71,7 @@ def _from_exact(path: str | os.PathLike[str]) -> Workload:
     if not len(grown):
         raise RecordingError(f"{path}: the recording ends before the heap is there: record the program again")
     first = int(log.records["a"][grown[0]])
-    arena = first & ~(_ARENA - 1)
+    arena = first & ~(ARENA_SIZE - 1)
     resized = log.records["b"][log.records["op"] == Op.PROC_RESIZE]
     return Workload(
         columns=columns_from_log(log),

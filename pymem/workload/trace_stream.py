@@ -7,11 +7,13 @@ once for the rows, and once ahead of those, for what a cycle is about to free. R
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pymem._arrays import pointer
+from pymem._files import check_regular
+from pymem._heap import ARENA_SIZE
 from pymem._native import ffi, lib
 from pymem.errors import TraceError
 from pymem.sizeclasses import size_classes
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "MOST_PROCS", "TraceStream", "check_spans", "check_usable", "place_of_heap"]
 
-_ARENA = 64 << 20
 _PAGE_SHIFT = 13
 MOST_PROCS = 1 << 12
 _STATS_REASON = "read mem stats"
@@ -70,7 +71,7 @@ def check_spans(
     known = (c == 1) | ((c & 1 == 0) & (size_class < len(table)))
     want = table[np.minimum(size_class, len(table) - 1)]
     pages = np.where(size_class > 0, b == want, b > 0)
-    placed = (a >= _ARENA) & (a < 1 << 47) & (a % (1 << _PAGE_SHIFT) == 0)
+    placed = (a >= ARENA_SIZE) & (a < 1 << 47) & (a % (1 << _PAGE_SHIFT) == 0)
     bad = np.flatnonzero(~(known & pages & placed))
     if len(bad):
         i = int(bad[0])
@@ -83,7 +84,7 @@ def check_spans(
 
 def place_of_heap(lowest: int) -> tuple[int, int]:
     """Return (address of the first arena, pages below the lowest span ever): Go's heap base may be random."""
-    arena = lowest & ~(_ARENA - 1)
+    arena = lowest & ~(ARENA_SIZE - 1)
     return arena, (lowest - arena) >> _PAGE_SHIFT
 
 
@@ -136,14 +137,16 @@ class TraceStream:
 
     tier = "trace"
     resolution = "cycle"
+    recorded_stats: tuple[dict[str, Any], ...] = ()
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        check_regular(path, "a recording is read more than once: write it to a file, and give that")
         self._path = path
         self._survey = survey = _survey(path)
         self.procs = survey.procs
         self.types = tuple(WorkloadType(t.name, t.size, t.ptrdata) for t in survey.types)
         self.arena_base, self.padding_pages = place_of_heap(survey.lowest)
-        self.origin = {"file": str(path), "go": f"1.{survey.info.version} trace format"}
+        self.origin = {"file": str(path), "go": survey.info.go}
 
     def __len__(self) -> int:
         """Return how many rows there are at most; hardly any trace has fewer by a tenth."""
@@ -226,13 +229,13 @@ class _Events:
 class _Converter:
     """The core's converter and the chunk that it fills."""
 
-    def __init__(self, procs: int, stats_reason: int, size: int) -> None:
+    def __init__(self, procs: int, stats_reason: int, size: int, faults: Any = ffi.NULL) -> None:
         self._size = size
         self._out = ffi.new("trace_rows_out *")
         self._stop = ffi.new("int *")
         self.started = False
         out = ffi.new("trace_rows **")
-        _check(lib.trace_rows_new(procs, stats_reason, out))
+        _check(lib.trace_rows_new(procs, stats_reason, faults, out))
         self._rows = out[0]
         self._new_chunk()
 

@@ -17,6 +17,8 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
+from pymem._files import check_regular
+from pymem._heap import ARENA_SIZE
 from pymem.errors import RecordingError
 from pymem.workload.columns import DTYPES, Columns, Event
 
@@ -32,7 +34,6 @@ ARENA_BASE = 0xC000000000
 
 _FORMAT = 1
 _HEADER = "workload.json"
-_ARENA = 64 << 20
 _MAX_HEADER = 64 << 20
 _BAD_FILE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
@@ -175,6 +176,7 @@ class Workload:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the workload to a file, whole or not at all; returns its path. Raises `OSError`."""
+        check_regular(path, "choose another file to write")
         path = Path(path)
         beside = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
@@ -244,8 +246,8 @@ def _read_header(archive: zipfile.ZipFile) -> dict[str, Any]:
         raise ValueError(f"it is of format {header['format']!r:.20} and this pymem reads {_FORMAT}")
     _whole(header["events"], "events", 0, 1 << 40)
     _whole(header["procs"], "procs", 1, 1 << 15)
-    _whole(header["padding_pages"], "padding_pages", 0, _ARENA // 8192 - 1)
-    if _whole(header["arena_base"], "arena_base", _ARENA, (1 << 47) - _ARENA) % _ARENA:
+    _whole(header["padding_pages"], "padding_pages", 0, ARENA_SIZE // 8192 - 1)
+    if _whole(header["arena_base"], "arena_base", ARENA_SIZE, (1 << 47) - ARENA_SIZE) % ARENA_SIZE:
         raise ValueError(f"arena_base is {header['arena_base']:#x}, not a multiple of 64 MB")
     origin = header["origin"]
     if not all(
