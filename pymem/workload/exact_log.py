@@ -71,6 +71,7 @@ MARK_BIT_EPOCH
 FINISH_SWEEP
 SCAV_BEGIN        base                    pages
 SCAV_END          base                    pages
+RECLAIM           pages wanted
 ================= ======================= ========================== =====================================
 
 - The P field of PCACHE_FLUSH is the cache's owner. An empty cache is flushed, and filled, without a record.
@@ -187,6 +188,7 @@ class Op(IntEnum):
     FINISH_SWEEP = 52
     SCAV_BEGIN = 53
     SCAV_END = 54
+    RECLAIM = 55
 
 
 @dataclass(frozen=True, slots=True)
