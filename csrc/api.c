@@ -489,32 +489,7 @@ int pymem_load_batch(pymem_heap *h, const uint64_t *objects, const uint64_t *off
     return leave(h, rc ? rc : memory_load(h, objects, offsets, n, out, done));
 }
 
-/* ---- memory outside the heap ---- */
-
-static int stat_check(pymem_heap *h, int stat) {
-    bool good = stat >= PYMEM_STAT_STACKS_SYS && stat < PYMEM_NUM_STATS;
-    return good ? PYMEM_OK : fail(h, PYMEM_EINVAL, "there is no statistic %d", stat);
-}
-
-int pymem_persistent_alloc(pymem_heap *h, int32_t id, uint64_t size, uint64_t align, int stat) {
-    ENTER(h);
-    proc *p;
-    int rc = get_proc(h, id, false, &p);
-    if (!rc) rc = stat_check(h, stat);
-    if (!rc && (size == 0 || size > 1ull << 40 || (align & (align - 1)) || align > PAGE_SIZE))
-        rc = fail(h, PYMEM_ESIZE, "persistent memory of %llu bytes aligned to %llu", (ull)size, (ull)align);
-    if (!rc) persistent_alloc(h, p, size, align, stat);
-    return leave(h, rc);
-}
-
-int pymem_sys_account(pymem_heap *h, int stat, int64_t bytes) {
-    ENTER(h);
-    int rc = stat_check(h, stat);
-    if (!rc && bytes < 0 && h->sys[stat] < (uint64_t)-bytes)
-        rc = fail(h, PYMEM_EINVAL, "more memory is given back than statistic %d has", stat);
-    if (!rc) h->sys[stat] += (uint64_t)bytes;
-    return leave(h, rc);
-}
+/* ---- pages ---- */
 
 int pymem_page_cache_flush(pymem_heap *h, int32_t id) {
     ENTER(h);
@@ -651,19 +626,17 @@ int pymem_objects(pymem_heap *h, uint64_t span_base, uint64_t *addrs, uint32_t *
     *n = 0;
     if (!s || s->base != span_base || s->state != SPAN_IN_USE)
         return leave(h, fail(h, PYMEM_EADDRESS, "no span of objects begins at 0x%llx", (ull)span_base));
-    bool unswept = span_is_unswept(h, s);
     for (uint32_t i = 0; i < s->nelems; i++) {
-        if (!span_is_allocated(s, i) || (s->dead_bits && bit_get(s->dead_bits, i))) continue;
-        if (unswept && !bit_get(s->mark_bits, i)) continue;
+        if (!span_slot_lives(h, s, i)) continue;
         addrs[*n] = span_object_addr(s, i);
         types[(*n)++] = s->types ? s->types[i] : s->large_type;
     }
     return leave(h, PYMEM_OK);
 }
 
-static void add_type_use(const mspan *s, uint64_t *objects, uint64_t *bytes, uint32_t ntypes) {
+static void add_type_use(const pymem_heap *h, const mspan *s, uint64_t *objects, uint64_t *bytes, uint32_t ntypes) {
     for (uint32_t i = 0; i < s->nelems; i++) {
-        if (!span_is_allocated(s, i) || (s->dead_bits && bit_get(s->dead_bits, i))) continue;
+        if (!span_slot_lives(h, s, i)) continue;
         uint32_t type = s->types ? s->types[i] : s->large_type;
         if (type >= ntypes) type = 0;
         objects[type]++;
@@ -678,7 +651,7 @@ int pymem_type_use(pymem_heap *h, uint64_t *objects, uint64_t *bytes, uint32_t n
     memset(bytes, 0, ntypes * sizeof *bytes);
     for (const mspan_slab *slab = h->slabs; slab; slab = slab->next)
         for (int i = 0; i < SLAB_SPANS; i++)
-            if (slab->spans[i].state == SPAN_IN_USE) add_type_use(&slab->spans[i], objects, bytes, ntypes);
+            if (slab->spans[i].state == SPAN_IN_USE) add_type_use(h, &slab->spans[i], objects, bytes, ntypes);
     return leave(h, PYMEM_OK);
 }
 

@@ -31,7 +31,8 @@ enum {
     MSPAN_CACHE = 128,        /* mspan structs a proc keeps; refilled by half */
     SPAN_BITS_MAX = 1024 / 8, /* bytes of the longest slot bitmap: 1,024 slots of 8 bytes */
     MAX_SUMMARY_LEVELS = 8,
-    SLAB_SPANS = 64 /* mspan structs allocated at a time */
+    SLAB_SPANS = 64,   /* mspan structs allocated at a time */
+    SCRIPT_RECLAIM = 1 /* of a scripted span: the reclaimer sweeps it, after the search for a free slot was in vain */
 };
 
 #define NO_PAGE UINT64_MAX
@@ -307,8 +308,8 @@ struct pymem_heap {
 
     /* scripted: a replayed allocation sweeps these spans on its way, not those that credit and reclaimer would */
     bool scripted;
-    bool must_grow; /* the next refill takes a fresh span, as the record says */
-    const uint64_t *script;
+    bool must_grow;         /* the next refill takes a fresh span, as the record says */
+    const uint64_t *script; /* their bases, or-ed with SCRIPT_RECLAIM */
     uint64_t nscript;
 
     /* counters behind MemStats */
@@ -410,6 +411,7 @@ uint32_t span_next_free(const mspan *s);             /* first free slot from fre
 uint32_t span_next_used(const mspan *s, uint32_t i); /* first slot in use from i on, or nelems */
 bool span_is_allocated(const mspan *s, uint32_t i);
 bool span_is_unswept(const pymem_heap *h, const mspan *s); /* its mark bits count, its alloc bits are last cycle's */
+bool span_slot_lives(const pymem_heap *h, const mspan *s, uint32_t i); /* in use, and neither dead nor to be swept */
 uint32_t span_slot_of(const mspan *s, uint64_t addr);
 void span_mark_record(mspan *s);
 uint32_t span_count_marks(const mspan *s);
@@ -497,6 +499,8 @@ int sweep_one(pymem_heap *h, proc *p, mspan **swept, uint64_t *base); /* base 0:
 int sweep_some(pymem_heap *h, proc *p, uint64_t most, uint64_t *spans);
 int sweep_all(pymem_heap *h, proc *p, uint64_t *spans); /* spans swept; may be NULL */
 bool sweep_acquire(pymem_heap *h, mspan *s);
+int sweep_recorded(pymem_heap *h, proc *p, uint64_t base, bool in_turn, bool *due); /* due: there was such a span */
+int sweep_script(pymem_heap *h, proc *p, bool reclaimed); /* reclaimed: the reclaimer's part too */
 int deduct_sweep_credit(pymem_heap *h, proc *p, uint64_t span_bytes, uint64_t caller_pages);
 int reclaim(pymem_heap *h, proc *p, uint64_t npages);
 void pace_sweeper(pymem_heap *h, uint64_t trigger);

@@ -107,6 +107,11 @@ uint32_t span_slot_of(const mspan *s, uint64_t addr) {
     return (uint32_t)((addr - s->base) * (uint64_t)s->div_magic >> 32); /* 0 for a large span: its magic is 0 */
 }
 
+bool span_slot_lives(const pymem_heap *h, const mspan *s, uint32_t i) {
+    bool swept_away = span_is_unswept(h, s) && !bit_get(s->mark_bits, i);
+    return span_is_allocated(s, i) && !swept_away && !(s->dead_bits && bit_get(s->dead_bits, i));
+}
+
 /* Mark = allocated and not dead, 64 slots at a time. All slots below freeindex are allocated. */
 void span_mark_record(mspan *s) {
     uint64_t any = 0;

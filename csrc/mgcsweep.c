@@ -110,6 +110,45 @@ int sweep_all(pymem_heap *h, proc *p, uint64_t *spans) {
     return rc;
 }
 
+/* ---- sweeping as recorded ---- */
+
+/* s leaves the sets as if sweep_one had come to it: those ahead, which were swept out of turn, leave too, or a refill
+ * would spend its budget on them. On several procs two turns may pass each other on their way into the record. */
+static void take_turn(pymem_heap *h, mspan *s) {
+    while (h->sweep_cursor < SWEEP_SETS) {
+        uint32_t span_class = h->sweep_cursor >> 1;
+        bool full = !(h->sweep_cursor & 1);
+        const mspan *first = set_unswept(h, span_class, full)->first;
+        bool waits = first && first != s && first->state == SPAN_IN_USE && first->sweepgen == h->sweepgen - 2;
+        if (first == s || waits) break;
+        if (first) span_set_pop(h, span_class, full, false);
+        else h->sweep_cursor++;
+    }
+    span_set_remove(h, s, 1 - swept_parity(h));
+}
+
+int sweep_recorded(pymem_heap *h, proc *p, uint64_t base, bool in_turn, bool *due) {
+    mspan *s = mheap_span_of(h, base);
+    *due = false;
+    int rc = gcbits_reserve(h);
+    if (rc || !s || s->base != base || !sweep_acquire(h, s)) return rc;
+    *due = true;
+    if (in_turn) take_turn(h, s);
+    bool freed;
+    return sweep_span(h, p, s, false, &freed);
+}
+
+/* What credit has swept comes first, then what the reclaimer has. */
+int sweep_script(pymem_heap *h, proc *p, bool reclaimed) {
+    for (; h->nscript; h->script++, h->nscript--) {
+        bool by_reclaimer = *h->script & SCRIPT_RECLAIM, due;
+        if (by_reclaimer && !reclaimed) break;
+        int rc = sweep_recorded(h, p, *h->script & ~(uint64_t)SCRIPT_RECLAIM, !by_reclaimer, &due);
+        if (rc) return rc;
+    }
+    return PYMEM_OK;
+}
+
 /* ---- sweeping in proportion to allocation ---- */
 
 /* Pages to sweep a byte, so that all is swept 1 MB before heapLive reaches the trigger. Go: gcPaceSweeper */
@@ -125,21 +164,8 @@ void pace_sweeper(pymem_heap *h, uint64_t trigger) {
     h->pages_swept_basis = h->pages_swept;
 }
 
-/* A replay knows which spans the recorded allocation swept. */
-static int sweep_script(pymem_heap *h, proc *p) {
-    for (uint64_t i = 0; i < h->nscript; i++) {
-        mspan *s = mheap_span_of(h, h->script[i]);
-        bool freed;
-        if (!s || s->base != h->script[i] || !sweep_acquire(h, s)) continue;
-        int rc = sweep_span(h, p, s, false, &freed);
-        if (rc) return rc;
-    }
-    h->nscript = 0;
-    return PYMEM_OK;
-}
-
 int deduct_sweep_credit(pymem_heap *h, proc *p, uint64_t span_bytes, uint64_t caller_pages) {
-    if (h->scripted) return sweep_script(h, p);
+    if (h->scripted) return sweep_script(h, p, false);
     if (h->sweep_pages_per_byte == 0) return PYMEM_OK;
     uint64_t live = (uint64_t)h->heap_live, fresh = span_bytes;
     if (h->sweep_live_basis < live) fresh += live - h->sweep_live_basis;
@@ -174,7 +200,8 @@ static int reclaim_chunk(pymem_heap *h, proc *p, uint64_t first, uint64_t *found
 }
 
 int reclaim(pymem_heap *h, proc *p, uint64_t npages) {
-    if (h->sweep_done || h->scripted) return PYMEM_OK;
+    if (h->scripted) return sweep_script(h, p, true);
+    if (h->sweep_done) return PYMEM_OK;
     while (npages > 0 && (h->reclaim_credit || h->reclaim_page < h->reclaim_limit)) {
         if (h->reclaim_credit) {
             uint64_t take = h->reclaim_credit < npages ? h->reclaim_credit : npages;

@@ -141,6 +141,7 @@ int pymem_mark_stop(pymem_heap *h);                        /* heap_marked and he
 int pymem_gc_flip(pymem_heap *h);                          /* sweepgen += 2: everything is unswept */
 int pymem_gc_end(pymem_heap *h, int32_t proc, int forced); /* stack spans held back go to the heap; counts the cycle */
 int pymem_flush(pymem_heap *h, int32_t proc); /* the proc gives back its spans, its tiny block and its stacks */
+int pymem_page_cache_flush(pymem_heap *h, int32_t proc);
 int pymem_sweep_one(pymem_heap *h, int32_t proc, uint64_t *base); /* base of the span swept, 0 when none is left */
 int pymem_sweep_span(pymem_heap *h, int32_t proc, uint64_t base); /* sweep this one out of turn */
 int pymem_sweep_some(pymem_heap *h, int32_t proc, uint64_t most, uint64_t *spans); /* the next spans in turn */
@@ -170,11 +171,6 @@ int pymem_store_batch(pymem_heap *h, const uint64_t *objects, const uint64_t *of
                       uint64_t n, uint64_t *done);
 int pymem_load_batch(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, uint64_t n, uint64_t *out,
                      uint64_t *done);
-
-/* ---- memory outside the heap that MemStats counts ---- */
-int pymem_persistent_alloc(pymem_heap *h, int32_t proc, uint64_t size, uint64_t align, int stat);
-int pymem_sys_account(pymem_heap *h, int stat, int64_t bytes);
-int pymem_page_cache_flush(pymem_heap *h, int32_t proc);
 
 /* ---- MemStats ---- */
 typedef struct {
@@ -268,7 +264,8 @@ enum pymem_event {
     PYMEM_EV_SWEEP_DONE = 10,  /* all is swept: a cycle may begin */
     PYMEM_EV_FLIP = 11,        /* mark by record, then everything is unswept */
     PYMEM_EV_SWEEP = 12,       /* the next span in turn. expect: its base */
-    PYMEM_EV_SWEEP_IN = 13,    /* expect: base of a span that the next EV_ALLOC of this proc sweeps on its way */
+    PYMEM_EV_SWEEP_IN = 13,    /* expect: base of a span that the next EV_ALLOC of this proc sweeps on its way;
+                                  flags: 0 for credit, 1 to reclaim its pages */
     PYMEM_EV_GC_END = 14,      /* flags: forced. Stack spans held back during marking go to the heap */
     PYMEM_EV_SWEEP_ALL = 15,   /* finish the sweep */
     PYMEM_EV_PROC_NEW = 16,
@@ -276,13 +273,14 @@ enum pymem_event {
     PYMEM_EV_PERSISTENT = 18,   /* size; object: alignment; flags: enum pymem_stat */
     PYMEM_EV_SYS = 19,          /* size: bytes, two's complement; flags: enum pymem_stat */
     PYMEM_EV_PAGES_FLUSH = 20,  /* object: number of the proc that gives back its page cache */
-    PYMEM_EV_SCAVENGE = 21,   /* object: first page's address; size: pages; flags: 0 taken out, 1 put back scavenged */
-    PYMEM_EV_GOAL = 22,       /* object: heapLive goal by GOGC; size: bytes marked last */
-    PYMEM_EV_SPAN = 23,       /* nothing to do. expect: base of a span of size pages, class flags, kind type */
-    PYMEM_EV_STATS = 24,      /* stop: the recording has MemStats here */
-    PYMEM_EV_TINY = 25,       /* a tiny object joins a block that is there: counted, no more */
-    PYMEM_EV_START_SPAN = 26, /* of the heap it all starts from: size: pages; flags: span class; type: kind;
-                                 object: handle if manual. expect: its base */
+    PYMEM_EV_SCAVENGE = 21,     /* object: first page's address; size: pages; flags: 0 taken out, 1 put back scavenged.
+                                   expect: the address once more, if it is to be a miss where the pages are not free */
+    PYMEM_EV_GOAL = 22,         /* object: heapLive goal by GOGC; size: bytes marked last */
+    PYMEM_EV_SPAN = 23,         /* nothing to do. expect: base of a span of size pages, class flags, kind type */
+    PYMEM_EV_STATS = 24,        /* stop: the recording has MemStats here */
+    PYMEM_EV_TINY = 25,         /* a tiny object joins a block that is there: counted, no more */
+    PYMEM_EV_START_SPAN = 26,   /* of the heap it all starts from: size: pages; flags: span class; type: kind;
+                                   object: handle if manual. expect: its base */
     PYMEM_EV_START_OBJECT = 27, /* object: handle; type. expect: its slot's address */
     PYMEM_EV_START_DONE = 28,
     PYMEM_NUM_EVENTS = 29

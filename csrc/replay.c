@@ -89,6 +89,8 @@ static int do_alloc(pymem_replay *r, const event *e, proc *p) {
     r->h->script = r->script;
     r->h->nscript = r->nscript;
     rc = heap_malloc(r->h, p, e->size, e->flags & 1, e->type, &addr);
+    if (!rc && r->follow)
+        rc = sweep_script(r->h, p, true); /* what a wrong prediction has not come to was swept all the same */
     r->h->scripted = false;
     if (rc || !addr) return rc;
     r->nscript = 0;
@@ -97,12 +99,8 @@ static int do_alloc(pymem_replay *r, const event *e, proc *p) {
     return PYMEM_OK;
 }
 
-static bool slot_alive(const pymem_heap *h, const mspan *s, uint32_t i) {
-    bool swept_away = span_is_unswept(h, s) && !bit_get(s->mark_bits, i);
-    return span_is_allocated(s, i) && !swept_away && !(s->dead_bits && bit_get(s->dead_bits, i));
-}
-
-/* One object, or (flags) its whole slot: in a recording a tiny block dies as one. */
+/* One object, or (flags) its whole slot: in a recording a tiny block dies as one. After a wrong prediction the tiny
+ * objects may have come to share their blocks differently. */
 static int do_death(pymem_replay *r, const event *e) {
     uint64_t addr, done;
     int rc = lookup(r, e, &addr);
@@ -110,9 +108,10 @@ static int do_death(pymem_replay *r, const event *e) {
     if (e->flags & 1) {
         mspan *s = mheap_span_of(r->h, addr);
         uint32_t i = s ? span_slot_of(s, addr) : 0;
-        if (!s || s->state != SPAN_IN_USE || i >= s->nelems || !slot_alive(r->h, s, i))
+        bool lives = s && s->state == SPAN_IN_USE && i < s->nelems && span_slot_lives(r->h, s, i);
+        if (!lives && !r->nmisses)
             return fail(r->h, PYMEM_EFORMAT, "handle %llu dies but is not alive", (ull)e->object);
-        rc = span_kill_slot(r->h, s, i);
+        if (lives) rc = span_kill_slot(r->h, s, i);
     } else {
         rc = heap_declare_dead(r->h, &addr, 1, &done);
     }
@@ -177,59 +176,86 @@ static int do_flush(pymem_replay *r, const event *e, proc *p) {
 static int do_sweep(pymem_replay *r, const event *e, proc *p) {
     mspan *s;
     uint64_t base = e->expect;
-    bool freed;
+    bool due;
     if (!r->follow) {
         int rc = sweep_one(r->h, p, &s, &base);
         compare(r, e, base);
         return rc;
     }
-    s = mheap_span_of(r->h, base);
-    bool due = s && s->base == base && sweep_acquire(r->h, s);
+    int rc = sweep_recorded(r->h, p, base, true, &due);
     compare(r, e, due ? base : 0);
-    return due ? sweep_span(r->h, p, s, false, &freed) : PYMEM_OK;
+    return rc;
 }
 
 static int do_sweep_in(pymem_replay *r, const event *e) {
     int rc = grow_table(r->h, &r->script, &r->cap_script, r->nscript + 1);
-    if (!rc) r->script[r->nscript++] = e->expect;
+    if (!rc) r->script[r->nscript++] = (e->expect & ~(uint64_t)SCRIPT_RECLAIM) | (e->flags & 1 ? SCRIPT_RECLAIM : 0);
     return rc;
 }
 
-/* Pages go to the OS in two steps: taken out, so that nobody gets them meanwhile, and put back. */
-static void do_scavenge(pymem_heap *h, const event *e) {
-    uint64_t page = page_of(h, e->object);
-    if (e->flags & 1) scavenge_end(h, page, e->size);
-    else scavenge_begin(h, page, e->size);
+static bool is_free(const pymem_heap *h, uint64_t page) {
+    const chunk *c = &h->pages.chunks[page / CHUNK_PAGES];
+    return !((c->alloc[page % CHUNK_PAGES / 64] | c->scav[page % CHUNK_PAGES / 64]) >> (page & 63) & 1);
 }
 
 static bool all_free(const pymem_heap *h, uint64_t page, uint64_t npages) {
-    for (uint64_t i = page; i < page + npages; i++) {
-        const chunk *c = &h->pages.chunks[i / CHUNK_PAGES];
-        if ((c->alloc[i % CHUNK_PAGES / 64] | c->scav[i % CHUNK_PAGES / 64]) >> (i & 63) & 1) return false;
+    uint64_t i = 0;
+    while (i < npages && page + i < h->cur_page && is_free(h, page + i)) i++;
+    return i == npages;
+}
+
+static bool scavenging_room(const pymem_heap *h) {
+    return h->nscavenging < sizeof h->scavenging / sizeof *h->scavenging;
+}
+
+/* Those pages of a run that are free go to the OS. */
+static void release_free(pymem_heap *h, uint64_t page, uint64_t npages) {
+    for (uint64_t i = page; i < page + npages && i < h->cur_page && scavenging_room(h); i++) {
+        if (!is_free(h, i)) continue;
+        scavenge_begin(h, i, 1);
+        scavenge_end(h, i, 1);
     }
-    return true;
 }
 
-static bool is_scavenging(const pymem_heap *h, uint64_t page, uint64_t npages) {
-    for (uint32_t i = 0; i < h->nscavenging; i++)
-        if (h->scavenging[i].page == page) return h->scavenging[i].npages == npages;
-    return false;
+/* Index of the run in the list, or its length. */
+static uint32_t find_scavenging(const pymem_heap *h, uint64_t page, uint64_t npages) {
+    uint32_t i = 0;
+    while (i < h->nscavenging && (h->scavenging[i].page != page || h->scavenging[i].npages != npages)) i++;
+    return i;
 }
 
+/* Pages go to the OS in two steps: taken out, so that nobody gets them meanwhile, and put back. Where predictions have
+ * been wrong the recorded pages may be in use; then they stay where they are. */
+static void do_scavenge(pymem_replay *r, const event *e) {
+    pymem_heap *h = r->h;
+    uint64_t page = page_of(h, e->object);
+    uint32_t i = find_scavenging(h, page, e->size);
+    if (e->flags & 1) {
+        if (i < h->nscavenging) scavenge_end(h, page, e->size);
+        else release_free(h, page, e->size);
+        return;
+    }
+    bool fits = all_free(h, page, e->size);
+    compare(r, e, fits ? e->expect : 0);
+    if (fits) scavenge_begin(h, page, e->size);
+}
+
+/* A row that has an address to be compared (expect) may not fit: that is a wrong prediction, no error. */
 static int scavenge_check(pymem_heap *h, const event *e) {
     ull addr = e->object;
     uint64_t page = e->object >= h->config.arena_base ? page_of(h, e->object) : NO_PAGE;
-    if (e->object % PAGE_SIZE || !e->size || page >= h->cur_page || e->size > h->cur_page - page)
+    uint64_t end = e->expect ? h->config.address_space >> PAGE_SHIFT : h->cur_page;
+    if (e->object % PAGE_SIZE || !e->size || page >= end || e->size > end - page)
         return fail(h, PYMEM_EFORMAT, "pages scavenged at 0x%llx are not the heap's", addr);
     if (e->flags & 1) {
-        if (is_scavenging(h, page, e->size)) return PYMEM_OK;
+        if (e->expect || find_scavenging(h, page, e->size) < h->nscavenging) return PYMEM_OK;
         return fail(h, PYMEM_EFORMAT, "pages come back scavenged at 0x%llx that were never taken out", addr);
     }
-    if (!all_free(h, page, e->size))
+    if (!e->expect && !all_free(h, page, e->size))
         return fail(h, PYMEM_EFORMAT, "pages scavenged at 0x%llx are not all free and unscavenged", addr);
-    bool room = h->nscavenging < sizeof h->scavenging / sizeof *h->scavenging;
-    return room ? PYMEM_OK
-                : fail(h, PYMEM_EFORMAT, "more than %u runs of pages are being scavenged at once", h->nscavenging);
+    return scavenging_room(h)
+               ? PYMEM_OK
+               : fail(h, PYMEM_EFORMAT, "more than %u runs of pages are being scavenged at once", h->nscavenging);
 }
 
 static int do_span(pymem_replay *r, const event *e) {
@@ -464,7 +490,7 @@ static int do_row(pymem_replay *r, const event *e) {
     case PYMEM_EV_PERSISTENT: persistent_alloc(h, p, e->size, e->object, (int)e->flags); return PYMEM_OK;
     case PYMEM_EV_SYS: h->sys[e->flags] += e->size; return PYMEM_OK;
     case PYMEM_EV_PAGES_FLUSH: page_cache_flush(&h->pages, &owner_of(h, e)->pages); return PYMEM_OK;
-    case PYMEM_EV_SCAVENGE: do_scavenge(h, e); return PYMEM_OK;
+    case PYMEM_EV_SCAVENGE: do_scavenge(r, e); return PYMEM_OK;
     case PYMEM_EV_GOAL:
         h->gc_goal = e->object;
         h->heap_marked = e->size;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -44,7 +44,8 @@ class Miss:
     time_ns: int
     p: int
     kind: str
-    """What was predicted: the address of an `object` or `stack`, the base of a `span`, or the span swept (`sweep`)."""
+    """What was predicted: the address of an `object` or `stack`, the base of a `span`, the span swept (`sweep`), or
+    `pages` that the scavenger found free."""
     size_class: int
     """Bytes a slot of the recorded span has; 0: a large object or no object."""
     got: int
@@ -123,32 +124,57 @@ def check(
 
 
 def _check_workload(workload: Workload, mode: str, progress: Callable[[int, int], None] | None) -> Check:
-    if not np.any(workload.columns.expect[workload.columns.kind == Event.ALLOC]):
-        raise RecordingError(
-            f"{workload.origin.get('file', 'this workload')}: it has no recorded addresses to compare with; "
-            "`pymem replay` runs it"
-        )
+    _refuse_without_record(workload)
     if mode == "auto":
         concurrent = workload.cycles > workload.forced_cycles
         mode = "follow" if concurrent or workload.procs > 1 else "open-loop"
     started = time.perf_counter()
-    differences: list[StatsDifference] = []
-    compared = [0]
     with Player(workload, follow=mode == "follow") as player:
-        dumps = iter(enumerate(workload.recorded_stats))
-
-        def at_stats() -> None:
-            number, want = next(dumps, (0, None))
-            if want is not None:
-                compared[0] += _compare_stats(number, player.mem_stats(), want, differences)
-
-        for columns in workload.chunks(_CHUNK_ROWS):
-            player.play(columns, at_stats=at_stats)
-            if progress:
-                progress(player.rows, len(workload))
+        stats = _play(workload, player, progress)
         counts = player.counts()
         misses = tuple(_exact_miss(workload, m) for m in player.misses())
+    return _exact_result(mode, counts, misses, stats, time.perf_counter() - started)
 
+
+def _refuse_without_record(workload: Workload) -> None:
+    name = workload.origin.get("file", "this workload")
+    if workload.tier == "trace":
+        raise RecordingError(
+            f"{name}: it was made from a trace and has lost what a check goes by; check the .trace itself"
+        )
+    if not np.any(workload.columns.expect[workload.columns.kind == Event.ALLOC]):
+        raise RecordingError(f"{name}: it has no recorded addresses to compare with; `pymem replay` runs it")
+
+
+class _Stats(NamedTuple):
+    """How the MemStats of a recording compared."""
+
+    compared: int
+    differences: tuple[StatsDifference, ...]
+
+
+def _play(workload: Workload, player: Player, progress: Callable[[int, int], None] | None) -> _Stats:
+    """Run all rows and compare MemStats where the recorded program read its own."""
+    dumps = iter(enumerate(workload.recorded_stats))
+    differences: list[StatsDifference] = []
+    compared = 0
+
+    def at_stats() -> None:
+        nonlocal compared
+        number, want = next(dumps, (0, None))
+        if want is not None:
+            compared += _compare_stats(number, player.mem_stats(), want, differences)
+
+    for columns in workload.chunks(_CHUNK_ROWS):
+        player.play(columns, at_stats=at_stats)
+        if progress:
+            progress(player.rows, len(workload))
+    return _Stats(compared, tuple(differences))
+
+
+def _exact_result(
+    mode: str, counts: dict[str, Any], misses: tuple[Miss, ...], stats: _Stats, seconds: float
+) -> Check:
     def total(name: str, *kinds: Event) -> int:
         return sum(counts[name][kind] for kind in kinds)
 
@@ -165,16 +191,18 @@ def _check_workload(workload: Workload, mode: str, progress: Callable[[int, int]
         spans_matched=total("matched", *spans),
         sweeps=total("compared", Event.SWEEP),
         sweeps_matched=total("matched", Event.SWEEP),
-        memstats_compared=compared[0],
-        memstats_equal=compared[0] - len(differences),
-        memstats_differences=tuple(differences),
+        memstats_compared=stats.compared,
+        memstats_equal=stats.compared - len(stats.differences),
+        memstats_differences=stats.differences,
         cycles=counts["events"][Event.FLIP],
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
     )
 
 
 def _exact_miss(workload: Workload, miss: RawMiss) -> Miss:
-    names = {Event.ALLOC: "object", Event.STACK_ALLOC: "stack", Event.SWEEP: "sweep"}
+    names = {
+        Event.ALLOC: "object", Event.STACK_ALLOC: "stack", Event.SWEEP: "sweep", Event.SCAVENGE: "pages"
+    }  # fmt: skip
     row, kind = int(miss.row), Event(miss.kind)
     columns = workload.columns
     size = int(columns.size[row]) if kind == Event.ALLOC else 0

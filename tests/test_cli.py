@@ -249,6 +249,28 @@ def test_check_misses(pymem: Command, tmp_path: Path) -> None:
     assert answer["misses"][0]["want"] == 0x1230
 
 
+def test_check_of_nothing(pymem: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording in which nothing was predicted is no proof."""
+    from pymem import checking
+
+    nothing = replace(checking.check(TRACE), allocations=0, matched=0, misses=())
+    monkeypatch.setattr(checking, "check", lambda *_, **__: nothing)
+    result = pymem("check", TRACE)
+    assert (result.status, "Matched      nothing to predict" in result.out) == (0, True)
+    assert pymem("check", TRACE, "--fail-under", "1").status == 1
+    assert pymem("check", TRACE, "--fail-under", "0").status == 1
+
+
+def test_check_of_saved_trace(pymem: Command, tmp_path: Path) -> None:
+    """The workload of a trace has not what following it takes; it used to be run open loop under that name."""
+    path = open_recording(TRACE).save(tmp_path / "saved.pymem")
+    result = pymem("check", path)
+    assert result.status == 2
+    assert result.err.endswith(
+        "it was made from a trace and has lost what a check goes by; check the .trace itself\n"
+    )
+
+
 def test_check_without_addresses(pymem: Command, workload: Path) -> None:
     assert_one_line(
         pymem("check", workload, "--json"), str(workload), "no recorded addresses", "pymem replay"

@@ -162,6 +162,90 @@ def test_scavenge() -> None:
         assert p.mem_stats().heap_released == before - 5 * 8192 + 4 * 8192
 
 
+def test_sweeps_in_turn_leave_their_sets() -> None:
+    """A refill's budget is not spent on spans that were swept in turn, though the turns were taken from the record."""
+    spans, per_span, hole = 200, 126, 180
+    born = [alloc(i, flags=1) for i in range(spans * per_span)]
+    turn = (row(E.SWEEP_DONE), row(E.FLIP), row(E.FLUSH), row(E.GC_END))
+    before = [P, *born, death(hole * per_span), *turn]
+    after = [alloc(len(born), flags=1)]
+    told = []
+    for tier in ("arrays", "exact"):
+        with player(tier=tier) as p:
+            p.play(columns(*before))
+            bases = sorted({a & ~8191 for a in addresses(p, len(born)) if a})
+            p.play(columns(*(row(E.SWEEP, expect=base) for base in bases[:150]), *after))
+            p.heap.call(lib.pymem_heap_check)
+            assert p.counts()["matched"][E.SWEEP] == 150
+            told.append(addresses(p, len(born) + 1)[-1])
+    assert told == [bases[hole], bases[hole]]
+
+
+def test_reclaimed_after_the_search() -> None:
+    """What the reclaimer sweeps has free slots for the refill after this one only."""
+    spans, per_span, hole = 200, 126, 180
+    born = [alloc(i, flags=1) for i in range(spans * per_span)]
+    with player(tier="exact") as p:
+        p.play(columns(P, *born, death(hole * per_span), row(E.SWEEP_DONE), row(E.FLIP), row(E.FLUSH)))
+        base = addresses(p, len(born))[hole * per_span + 1] & ~8191
+        sweep = row(E.SWEEP_IN, expect=base, flags=1)
+        p.play(columns(sweep, *(alloc(len(born) + i, flags=1) for i in range(per_span + 1))))
+        fresh, *_, second = addresses(p, len(born) + per_span + 1)[len(born) :]
+        assert fresh == base + (spans - hole) * 8192
+        assert second == base
+        p.heap.call(lib.pymem_heap_check)
+
+
+def test_use_by_type_amid_sweeping() -> None:
+    """An object found dead is not counted, though its span is not swept yet."""
+    objects = [alloc(i) for i in range(200)]  # the first span is full, so no flush sweeps it
+    run = replay(Workload(columns=columns(P, *objects, death(0), *CYCLE[:3])))
+    assert [use.objects for use in run.heap_by_type] == [199]
+
+
+EXPECTED = {"object": BASE, "expect": BASE}
+
+
+def test_scavenge_that_does_not_fit() -> None:
+    """A recorded run of pages that the emulator has in use in part is a miss; what is free of it is released."""
+    took = row(E.SCAVENGE, size=4, **EXPECTED)
+    with player(tier="exact") as p:
+        p.play(
+            columns(
+                P,
+                row(E.MANUAL_ALLOC, object=0, size=18, flags=1),
+                row(E.MANUAL_ALLOC, object=1, size=16, flags=1),
+            )
+        )
+        p.play(columns(row(E.MANUAL_FREE, object=0)))
+        before = p.mem_stats().heap_released
+        run = {"object": BASE + 16 * 8192, "expect": BASE + 16 * 8192}
+        p.play(columns(took | run, took | run | {"flags": 1}))
+        p.heap.call(lib.pymem_heap_check)
+        (miss,) = p.misses()
+        assert (miss.kind, miss.got, miss.want) == (E.SCAVENGE, 0, BASE + 16 * 8192)
+        assert p.mem_stats().heap_released == before + 2 * 8192
+        p.play(columns(took, took | {"flags": 1}))
+        assert p.mem_stats().heap_released == before + 6 * 8192
+        assert (p.counts()["compared"][E.SCAVENGE], p.counts()["matched"][E.SCAVENGE]) == (2, 1)
+
+
+def test_scavenge_beyond_the_emulated_heap() -> None:
+    """The recorded heap is larger than the one that wrong predictions have led to."""
+    far = {"object": BASE + (8 << 20), "expect": BASE + (8 << 20)}
+    with player(tier="exact") as p:
+        p.play(columns(P, alloc(0), row(E.SCAVENGE, size=4, **far), row(E.SCAVENGE, size=4, flags=1, **far)))
+        assert len(p.misses()) == 1
+
+
+def test_tiny_block_divided_differently() -> None:
+    """After a wrong prediction a block's death may find its slot dead: another one's had been the same."""
+    with player(tier="exact") as p:
+        p.play(columns(P, *BLOCK, alloc(2, expect=BASE), death(1, flags=1)))
+        assert len(p.misses()) == 1
+        p.heap.call(lib.pymem_heap_check)
+
+
 # ---- what contradicts the heap ----
 
 START = row(E.START_SPAN, proc=-1, size=1, flags=11, expect=BASE)

@@ -410,6 +410,24 @@ def test_stream_repeats() -> None:
     assert alive.max() <= 500
 
 
+@pytest.mark.parametrize("gc_every", [0, 700, 100_000])
+def test_stream_is_the_same_in_any_chunks(gc_every: int) -> None:
+    """And it collects after as many allocations as it was told to."""
+    stream = Stream(300_000, live=500, gc_every=gc_every)
+    whole, cut = joined(stream, 1 << 20), joined(stream, 1000)
+    assert all(np.array_equal(whole[name], cut[name]) for name in DTYPES)
+    births = np.cumsum(whole["kind"] == Event.ALLOC)
+    flips = births[whole["kind"] == Event.FLIP]
+    assert flips.tolist() == (list(range(gc_every, births[-1] + 1, gc_every)) if gc_every else [])
+    assert np.all(np.diff(whole["time"]) > 0)
+
+
+@pytest.mark.parametrize("gc_every", [1.5, -1, "often", None])
+def test_stream_collects_after_whole_numbers(gc_every: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^gc_every {gc_every!r}: give a whole number of allocations"):
+        Stream(1000, gc_every=gc_every)
+
+
 def test_stream_is_bounded() -> None:
     """Twenty times the events, the same memory."""
 

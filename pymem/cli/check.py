@@ -45,7 +45,12 @@ _Mode = Annotated[
 ]
 _FailUnder = Annotated[
     float | None,
-    typer.Option(metavar="RATE", min=0, max=1, help="End with status 1 where fewer match: 0.995, say."),
+    typer.Option(
+        metavar="RATE",
+        min=0,
+        max=1,
+        help="End with status 1 where fewer match (0.995, say), or nothing is there to match.",
+    ),
 ]
 
 
@@ -65,7 +70,12 @@ def check(
     else:
         _report(file, result)
         suggest(["replay", file] if result.matched == result.allocations else ["check", file, "--json"])
-    return _TOO_FEW if fail_under is not None and result.rate < fail_under else 0
+    return _TOO_FEW if fail_under is not None and not _reaches(result, fail_under) else 0
+
+
+def _reaches(result: Check, rate: float) -> bool:
+    """Tell whether enough matched; without a prediction nothing is proved."""
+    return result.allocations > 0 and result.rate >= rate
 
 
 def _facts(result: Check) -> dict[str, Any]:
@@ -74,11 +84,17 @@ def _facts(result: Check) -> dict[str, Any]:
     return {"rate": result.rate, **asdict(result)}
 
 
+def _matched(result: Check) -> str:
+    if not result.allocations:
+        return "nothing to predict"
+    return f"{count(result.matched)} ({percent(result.matched, result.allocations)})"
+
+
 def _report(file: str, result: Check) -> None:
     lines = [
         ("Checked", f"{file}, {result.mode}"),
         ("Allocations", count(result.allocations)),
-        ("Matched", f"{count(result.matched)} ({percent(result.matched, result.allocations)})"),
+        ("Matched", _matched(result)),
     ]
     for name, number, what in (
         ("Tiny", result.tiny, "parts of blocks that were there already: nothing to predict"),

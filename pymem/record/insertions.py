@@ -88,6 +88,7 @@ INSERTIONS: tuple[Insertion, ...] = (
     Insertion(
         "mheap.go", "(*mheap).allocSpan", "pymemSpanAlloc(base, {0}, {1}, {2})", "before", ".initSpan(s,"
     ),
+    Insertion("mheap.go", "(*mheap).reclaim", "pymemPut(pymemOpReclaim, uint64({0}), 0, 0)"),
     Insertion("mheap.go", "(*mheap).freeSpan", "pymemSpanFree({0}, spanAllocHeap)"),
     Insertion("mheap.go", "(*mheap).freeManual", "pymemSpanFree({0}, {1})"),
     Insertion("mheap.go", "(*mheap).freeSpanLocked", "pymemPages(pymemOpPageFree, {0}.base(), {0}.npages)"),

@@ -168,12 +168,21 @@ class _Converter:
         before = previous[record]
         flushed = (before >= 0) & (self.op[before] == Op.UNCACHE) & (self.a[before] == self.a[record])
         on_the_way = ~kept & ~flushed & (window >= 0)
+        swept = record[on_the_way]
         self.rows.add(
-            Event.SWEEP_IN, self.malloc_at[window[on_the_way]], rank=1, source=record[on_the_way],
-            expect=self.a[record[on_the_way]],
+            Event.SWEEP_IN, self.malloc_at[window[on_the_way]], rank=1, source=swept, expect=self.a[swept],
+            flags=self._reclaimed(swept),
         )  # fmt: skip
         in_turn = record[~kept & ~flushed & (window < 0)]
         self.rows.add(Event.SWEEP, in_turn, expect=self.a[in_turn])
+
+    def _reclaimed(self, sweeps: Ints) -> npt.NDArray[np.bool_]:
+        """Tell which sweeps amid allocations come after the allocation has begun to reclaim pages."""
+        marks = self.at(Op.MALLOC_BEGIN, Op.RECLAIM)
+        keys = np.sort(self.m[marks] * self.n + marks)
+        last = keys[np.searchsorted(keys, self.m[sweeps] * self.n + sweeps) - 1] % self.n
+        reclaimed: npt.NDArray[np.bool_] = self.op[last] == Op.RECLAIM
+        return reclaimed
 
     def _deaths(self, slots: Ints, slot_addr: Words) -> None:
         """Date deaths: an object freed by a sweep was found dead by the mark before it, so it dies before that flip."""
@@ -257,7 +266,8 @@ class _Converter:
         rows.add(Event.GC_END, ends, flags=forced)
         rows.add(Event.PAGES_FLUSH, at(Op.PCACHE_FLUSH), object=self.proc[at(Op.PCACHE_FLUSH)])
         for flag, op in ((0, Op.SCAV_BEGIN), (1, Op.SCAV_END)):
-            rows.add(Event.SCAVENGE, at(op), flags=flag, object=self.a[at(op)], size=self.b[at(op)])
+            base = self.a[at(op)]
+            rows.add(Event.SCAVENGE, at(op), flags=flag, object=base, size=self.b[at(op)], expect=base)
         percent = at(Op.GC_PERCENT)
         gogc = self.a[percent].astype(np.int64)
         goal = np.where(gogc < 0, _NO_GOAL, (np.maximum(gogc, 0) * _HEAP_MINIMUM // 100).astype(np.uint64))

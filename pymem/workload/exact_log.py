@@ -72,6 +72,7 @@ FINISH_SWEEP
 SCAV_BEGIN        base                    pages
 SCAV_END          base                    pages
 SCAVENGE          bytes wanted            1 if forced
+RECLAIM           pages wanted
 ================= ======================= ========================== =====================================
 
 - The P field of PCACHE_FLUSH is the cache's owner. An empty cache is flushed, and filled, without a record.
@@ -189,6 +190,7 @@ class Op(IntEnum):
     SCAV_BEGIN = 53
     SCAV_END = 54
     SCAVENGE = 55
+    RECLAIM = 60
 
 
 @dataclass(frozen=True, slots=True)

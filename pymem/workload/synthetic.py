@@ -114,6 +114,7 @@ class Stream:
     sizes: Draw = _USUAL_SIZES
     noscan: float = 0.5
     gc_every: int = 200_000
+    """A full collection after so many allocations; 0: none."""
     seed: int = 0
     types: tuple[WorkloadType, ...] = (WorkloadType("", 0, 0),)
     arena_base: int = ARENA_BASE
@@ -121,39 +122,59 @@ class Stream:
     tier: str = "synthetic"
     procs: int = 1
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.gc_every, (int, np.integer)) or self.gc_every < 0:
+            raise ValueError(f"gc_every {self.gc_every!r}: give a whole number of allocations, 0 for none")
+
     def __len__(self) -> int:
         return self.n
 
     def chunks(self, size: int = 1 << 20) -> Iterator[Columns]:
-        """Yield the events, one collection to a chunk."""
+        """Yield the events, at most `size` at a time; which they are does not depend on it."""
+        for part in self._parts():
+            for start in range(0, len(part), size):
+                yield part[start : start + size]
+
+    def _parts(self) -> Iterator[Columns]:
+        """Yield the events between collections, each collection with what is before it."""
         rng = np.random.default_rng(self.seed)
         filled = np.zeros(self.live, bool)
         made = done = 0
         while done < self.n:
-            births = min(self.gc_every, max(size // 2, 1), self.n - done)
-            rows = _stream_rows(self, rng, births, filled, made)
-            rows = rows[: self.n - done]
+            births = min(self.gc_every - made % self.gc_every, _PART) if self.gc_every else _PART
             made += births
+            collects = self.gc_every > 0 and made % self.gc_every == 0
+            rows = _stream_rows(self, rng, births, filled, first=done, collects=collects)
             done += len(rows)
-            yield rows
+            yield rows[: self.n - (done - len(rows))]
 
+
+_PART = 1 << 16
+"""Allocations drawn at a time; another number draws another program."""
 
 _COLLECTION = (Event.SWEEP_DONE, Event.FLIP, Event.FLUSH, Event.GC_END, Event.SWEEP_ALL)
 
 
 def _stream_rows(
-    stream: Stream, rng: np.random.Generator, births: int, filled: npt.NDArray[np.bool_], made: int
+    stream: Stream,
+    rng: np.random.Generator,
+    births: int,
+    filled: npt.NDArray[np.bool_],
+    *,
+    first: int,
+    collects: bool,
 ) -> Columns:
-    """Make `births` allocations, each after the death of what had its place, then a collection."""
+    """Make the rows from number `first` on: `births` allocations, each after the death of what had its place."""
+    collection = _COLLECTION if collects else ()
     place = rng.integers(0, stream.live, births)
     order = np.argsort(place, kind="stable")
     again = np.zeros(births, bool)
     again[order[1:]] = place[order[1:]] == place[order[:-1]]
     dies = again | filled[place]
     filled[place] = True
-    head = 0 if made else 1  # the one processor is started first
+    head = 0 if first else 1  # the one processor is started first
     where = head + np.arange(births) + np.cumsum(dies)  # row of each birth; its death is the row before
-    total = head + births + int(dies.sum()) + len(_COLLECTION)
+    total = head + births + int(dies.sum()) + len(collection)
     columns: dict[str, Any] = {
         name: np.zeros(total, np.uint64) for name in ("object", "size", "type", "goroutine", "expect")
     }
@@ -166,9 +187,10 @@ def _stream_rows(
     columns["object"][where[dies] - 1] = place[dies]
     columns["size"][where] = stream.sizes(rng, births)
     columns["flags"][where] = rng.random(births) < stream.noscan
-    columns["kind"][-len(_COLLECTION) :] = [int(kind) for kind in _COLLECTION]
-    columns["flags"][-2] = 1  # GC_END: asked for
-    return Columns(time=np.arange(total) + made, **columns)
+    if collection:
+        columns["kind"][-len(collection) :] = [int(kind) for kind in collection]
+        columns["flags"][-2] = 1  # GC_END: asked for
+    return Columns(time=np.arange(first, first + total), **columns)
 
 
 # ---- the laboratory ----

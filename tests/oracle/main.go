@@ -28,6 +28,7 @@ var programs = map[string]func(steps int, tick func(step int)){
 	"gophers": gophers,
 	"table":   table,
 	"final":   final,
+	"budget":  budget,
 }
 
 // random is a linear congruential generator: the same numbers in every run and on every machine.

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 MODES = ("off", "forced", "concurrent")
 PROGRAMS = (
     *("empty", "tiny", "header", "large", "maps", "slices", "types"),
-    *("stacks", "gophers", "table", "final"),
+    *("stacks", "gophers", "table", "final", "budget"),
 )
 TIMES = ("LastGC", "PauseTotalNs", "PauseNs", "PauseEnd", "GCCPUFraction")
 """Fields of MemStats that no two runs share."""
