@@ -117,7 +117,7 @@ def read(reader: TraceReader, started: threading.Event) -> None:
         started.set()
         for _ in reader.batches(1 << 20):
             pass
-    except pymem.ClosedError:
+    except (pymem.ClosedError, pymem.ThreadError):  # the latter while the other is closing
         pass
 
 
