@@ -12,6 +12,8 @@ enum { MAX_MISSES = 64, MAX_PROCS = 4096 };
  * so many times the rows there are. */
 enum { MAX_HANDLES = 1 << 26, MAX_HANDLES_A_ROW = 16 };
 
+enum { PHASE_MARK = 1, MIN_RUNWAY = 64 << 10 };
+
 typedef unsigned long long ull;
 
 /* What the rows may say next of the heap it starts from, and of the cycle. */
@@ -281,6 +283,20 @@ static int do_flip(pymem_replay *r) {
     return PYMEM_OK;
 }
 
+/* A cycle that starts late, at or beyond its goal, gets a little room. Go: startCycle, heapGoalInternal */
+static void do_phase(pymem_heap *h, const event *e) {
+    uint64_t floor = (uint64_t)h->heap_live + MIN_RUNWAY;
+    h->gc_running = e->size != 0;
+    if (e->size == PHASE_MARK && h->goal_floor < floor) h->goal_floor = floor;
+}
+
+static void do_goal(pymem_heap *h, const event *e) {
+    if (e->flags) return;
+    h->gc_goal = e->object;
+    h->goal_floor = 0;
+    h->heap_marked = e->size;
+}
+
 static int do_gc_end(pymem_replay *r, const event *e, proc *p) {
     if (r->h->num_gc >= r->ncycles) return fail(r->h, PYMEM_EFORMAT, "a cycle ends that has not turned (FLIP)");
     gc_end(r->h, p, e->flags & 1);
@@ -452,7 +468,7 @@ static int do_row(pymem_replay *r, const event *e) {
     case PYMEM_EV_MANUAL_FREE: return do_manual_free(r, e, p);
     case PYMEM_EV_FLUSH: return do_flush(r, e, p);
     case PYMEM_EV_STACK_CLEAR: stack_cache_clear(h, p, owner_of(h, e)->cache); return PYMEM_OK;
-    case PYMEM_EV_GC_PHASE: h->gc_running = e->size != 0; return PYMEM_OK;
+    case PYMEM_EV_GC_PHASE: do_phase(h, e); return PYMEM_OK;
     case PYMEM_EV_SWEEP_DONE: return do_sweep_done(r, p);
     case PYMEM_EV_FLIP: return do_flip(r);
     case PYMEM_EV_SWEEP: return do_sweep(r, e, p);
@@ -465,10 +481,7 @@ static int do_row(pymem_replay *r, const event *e) {
     case PYMEM_EV_SYS: h->sys[e->flags] += e->size; return PYMEM_OK;
     case PYMEM_EV_PAGES_FLUSH: page_cache_flush(&h->pages, &owner_of(h, e)->pages); return PYMEM_OK;
     case PYMEM_EV_SCAVENGE: do_scavenge(h, e); return PYMEM_OK;
-    case PYMEM_EV_GOAL:
-        h->gc_goal = e->object;
-        h->heap_marked = e->size;
-        return PYMEM_OK;
+    case PYMEM_EV_GOAL: do_goal(h, e); return PYMEM_OK;
     case PYMEM_EV_SPAN: return do_span(r, e);
     case PYMEM_EV_STATS: return PYMEM_OK;
     case PYMEM_EV_TINY: h->tiny_allocs++; return PYMEM_OK;
@@ -511,7 +524,8 @@ static event row_at(const pymem_columns *c, uint64_t i) {
 }
 
 static int why_stopped(const pymem_replay *r, const event *e) {
-    if (!r->own) return e->kind == PYMEM_EV_STATS ? PYMEM_REPLAY_STATS : PYMEM_REPLAY_GOES_ON;
+    bool stats = !r->own && e->kind == PYMEM_EV_STATS, goal = !r->own && e->kind == PYMEM_EV_GOAL && e->flags;
+    if (!r->own) return stats ? PYMEM_REPLAY_STATS : goal ? PYMEM_REPLAY_GOAL : PYMEM_REPLAY_GOES_ON;
     if (r->h->stop_due) return PYMEM_REPLAY_STOP;
     return e->kind == PYMEM_EV_GC_END && e->flags & 1 ? PYMEM_REPLAY_FORCED : PYMEM_REPLAY_GOES_ON;
 }
