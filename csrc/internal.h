@@ -317,6 +317,10 @@ struct pymem_heap {
     uint64_t tiny_allocs, large_alloc, large_allocs, large_free, large_frees;
     int64_t heap_live;
     uint64_t heap_marked;
+    uint64_t finalizer_bytes; /* slots of objects with pointers that have finalizers; a record tells */
+    uint64_t revived_bytes;   /* slots without pointers that the next mark finds dead, but the sweep keeps for theirs */
+    uint64_t marked_twice; /* bytes that the last mark by record counted beside those of marked slots; modulo 2**64 */
+    uint64_t born_before;  /* in a replay: scan_born when marking began */
     pymem_cycle last_mark; /* what the last mark found; row unused */
     uint64_t num_gc, num_forced_gc;
     uint64_t gc_goal;        /* heapLive at which GOGC alone would have the next cycle end; UINT64_MAX: off */

@@ -285,7 +285,8 @@ enum pymem_event {
                                  object: handle if manual. expect: its base */
     PYMEM_EV_START_OBJECT = 27, /* object: handle; type. expect: its slot's address */
     PYMEM_EV_START_DONE = 28,
-    PYMEM_NUM_EVENTS = 29
+    PYMEM_EV_FINALIZER = 29, /* size: bytes of the slot of an object with a finalizer; flags: enum pymem_finalizer */
+    PYMEM_NUM_EVENTS = 30
 };
 
 /* Columns of equal length n. expect may be NULL (then nothing is compared); 0 in it: nothing is known. */
@@ -304,6 +305,13 @@ typedef struct {
 
 typedef struct pymem_replay pymem_replay;
 /* Who decides about collections, and when spans are swept. */
+/* A mark scans an object that has a finalizer from there too and, if it has pointers, counts it twice. */
+enum pymem_finalizer {
+    PYMEM_FINALIZER_GONE = 0,
+    PYMEM_FINALIZER_SET = 1,    /* of an object with pointers; so far no others matter */
+    PYMEM_FINALIZER_REVIVES = 2 /* an object without pointers that the next mark finds dead, and the sweep keeps */
+};
+
 enum pymem_replay_mode {
     PYMEM_REPLAY_TURNS = 0,  /* collections as recorded, sweeps in turn; EV_SWEEP only compares */
     PYMEM_REPLAY_FOLLOW = 1, /* both as recorded */

@@ -264,6 +264,14 @@ static int do_sweep_done(pymem_replay *r, proc *p) {
     return rc;
 }
 
+/* Bytes that may hold pointers: what is born while a mark runs is not scanned by it. */
+static uint64_t scan_born(const pymem_heap *h) {
+    uint64_t sum = h->heap_scan;
+    for (int32_t i = 0; i < h->nprocs; i++)
+        if (h->procs[i]) sum += h->procs[i]->cache->scan_alloc;
+    return sum;
+}
+
 static int do_flip(pymem_replay *r) {
     if (r->cycle != CYCLE_BEGUN) return fail(r->h, PYMEM_EFORMAT, "a cycle turns that has not begun (SWEEP_DONE)");
     if (r->ncycles == r->cap_cycles) {
@@ -273,8 +281,10 @@ static int do_flip(pymem_replay *r) {
         r->cycles = q;
         r->cap_cycles = cap;
     }
+    uint64_t born = scan_born(r->h) - r->h->born_before;
     gc_mark_start(r->h);
     gc_mark_record(r->h);
+    r->h->marks.heap_scan -= born < r->h->marks.heap_scan ? born : r->h->marks.heap_scan;
     gc_mark_stop(r->h);
     gc_flip(r->h);
     r->cycle = CYCLE_NONE;
@@ -287,7 +297,9 @@ static int do_flip(pymem_replay *r) {
 static void do_phase(pymem_heap *h, const event *e) {
     uint64_t floor = (uint64_t)h->heap_live + MIN_RUNWAY;
     h->gc_running = e->size != 0;
-    if (e->size == PHASE_MARK && h->goal_floor < floor) h->goal_floor = floor;
+    if (e->size != PHASE_MARK) return;
+    if (h->goal_floor < floor) h->goal_floor = floor;
+    h->born_before = scan_born(h);
 }
 
 static void do_goal(pymem_heap *h, const event *e) {
@@ -295,6 +307,18 @@ static void do_goal(pymem_heap *h, const event *e) {
     h->gc_goal = e->object;
     h->goal_floor = 0;
     h->heap_marked = e->size;
+}
+
+static int finalizer_check(pymem_heap *h, const event *e) {
+    uint64_t most = h->config.address_space, held = h->finalizer_bytes;
+    if (e->flags == PYMEM_FINALIZER_REVIVES) held = most - h->revived_bytes;
+    bool good = e->flags == PYMEM_FINALIZER_SET ? e->size <= most - held : e->size <= held;
+    return good ? PYMEM_OK : fail(h, PYMEM_EFORMAT, "finalizers of %llu bytes of objects", (ull)e->size);
+}
+
+static void do_finalizer(pymem_heap *h, const event *e) {
+    if (e->flags == PYMEM_FINALIZER_REVIVES) h->revived_bytes += e->size;
+    else h->finalizer_bytes += e->flags == PYMEM_FINALIZER_SET ? e->size : -e->size;
 }
 
 static int do_gc_end(pymem_replay *r, const event *e, proc *p) {
@@ -389,6 +413,7 @@ static int check_row(pymem_heap *h, const event *e, proc **p) {
     case PYMEM_EV_PERSISTENT:
     case PYMEM_EV_SYS: return stat_check(h, e);
     case PYMEM_EV_SCAVENGE: return scavenge_check(h, e);
+    case PYMEM_EV_FINALIZER: return finalizer_check(h, e);
     case PYMEM_EV_PROC_NEW:
         return h->nprocs < MAX_PROCS ? PYMEM_OK : fail(h, PYMEM_EFORMAT, "more than %d processors", MAX_PROCS);
     case PYMEM_EV_FLUSH:
@@ -488,6 +513,7 @@ static int do_row(pymem_replay *r, const event *e) {
     case PYMEM_EV_START_SPAN: return do_start_span(r, e);
     case PYMEM_EV_START_OBJECT: return do_start_object(r, e);
     case PYMEM_EV_START_DONE: return restore_done(h);
+    case PYMEM_EV_FINALIZER: do_finalizer(h, e); return PYMEM_OK;
     default: return fail(h, PYMEM_EFORMAT, "there is no event of kind %u", e->kind);
     }
 }

@@ -13,6 +13,7 @@ from pymem._heap import Heap
 from pymem._native import check as check_status
 from pymem._native import ffi, lib
 from pymem.errors import RecordingError
+from pymem.gc.recorded import COMPARED, RecordedPacer
 from pymem.replay import ADDRESS_SPACE, Player, RawMiss, read_misses
 from pymem.sizeclasses import size_classes
 from pymem.stats.memstats import MemStats
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pymem.trace import Trace
+    from pymem.workload.commits import Commit
 
-__all__ = ["Check", "Miss", "StatsDifference", "check"]
+__all__ = ["Check", "CommitDifference", "Miss", "StatsDifference", "check"]
 
 MODES = ("auto", "open-loop", "follow")
 _NOT_REPEATABLE = {"Lookups", "LastGC", "PauseTotalNs", "GCCPUFraction"}
@@ -47,6 +49,18 @@ class Miss:
     """What was predicted: the address of an `object` or `stack`, the base of a `span`, or the span swept (`sweep`)."""
     size_class: int
     """Bytes a slot of the recorded span has; 0: a large object or no object."""
+    got: int
+    want: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitDifference:
+    """A number in which the emulated pacer and the recorded one differ where both computed the goal anew."""
+
+    commit: int
+    """Which of the recording's commits, from 0."""
+    field: str
+    """A name of `workload.commits.Commit`."""
     got: int
     want: int
 
@@ -88,6 +102,11 @@ class Check:
     """Fields of recorded MemStats compared, BySize counted by entry."""
     memstats_equal: int
     memstats_differences: tuple[StatsDifference, ...]
+    commits: int
+    """Times that the pacer computed its goal anew, where the recording tells what it went by."""
+    commits_compared: int
+    """Numbers compared there: what is live, marked, mapped and free, goal and trigger."""
+    commit_differences: tuple[CommitDifference, ...]
     cycles: int
     seconds: float
 
@@ -134,6 +153,7 @@ def _check_workload(workload: Workload, mode: str, progress: Callable[[int, int]
     started = time.perf_counter()
     differences: list[StatsDifference] = []
     compared = [0]
+    commits = _Commits()
     with Player(workload, follow=mode == "follow") as player:
         dumps = iter(enumerate(workload.recorded_stats))
 
@@ -143,7 +163,7 @@ def _check_workload(workload: Workload, mode: str, progress: Callable[[int, int]
                 compared[0] += _compare_stats(number, player.mem_stats(), want, differences)
 
         for columns in workload.chunks(_CHUNK_ROWS):
-            player.play(columns, at_stats=at_stats)
+            player.play(columns, at_stats=at_stats, at_commit=commits.add)
             if progress:
                 progress(player.rows, len(workload))
         counts = player.counts()
@@ -168,9 +188,24 @@ def _check_workload(workload: Workload, mode: str, progress: Callable[[int, int]
         memstats_compared=compared[0],
         memstats_equal=compared[0] - len(differences),
         memstats_differences=tuple(differences),
+        commits=commits.number,
+        commits_compared=commits.number * len(COMPARED),
+        commit_differences=tuple(commits.differences),
         cycles=counts["events"][Event.FLIP],
         seconds=time.perf_counter() - started,
     )
+
+
+class _Commits:
+    """The pacer's answers, compared one by one."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.differences: list[CommitDifference] = []
+
+    def add(self, pacer: RecordedPacer, told: Commit) -> None:
+        self.differences += [CommitDifference(self.number, *one) for one in pacer.differences(told)]
+        self.number += 1
 
 
 def _exact_miss(workload: Workload, miss: RawMiss) -> Miss:
@@ -308,6 +343,9 @@ def _check_trace(trace: Trace, mode: str, progress: Callable[[int, int], None] |
             memstats_compared=0,
             memstats_equal=0,
             memstats_differences=(),
+            commits=0,
+            commits_compared=0,
+            commit_differences=(),
             cycles=counts.cycles,
             seconds=seconds,
         )

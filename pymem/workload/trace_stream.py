@@ -136,6 +136,7 @@ class TraceStream:
 
     tier = "trace"
     resolution = "cycle"
+    commits = ()
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
