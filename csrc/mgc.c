@@ -29,12 +29,20 @@ static bool scanned_whole(const pymem_heap *h, const mspan *s, uint64_t marked) 
     return small && !h->config.scan_sparse && marked > 1 && marked >= s->nelems / 8u;
 }
 
-/* Up to its last pointer word. The slot's size stands for what was asked for. */
+/* Where a header or the span tells the type, its map is repeated up to the end of the slot, whatever was asked for.
+ * Go: (typePointers).next */
+static uint64_t repeated_scan_size(const pymem_heap *h, uint32_t type, uint64_t size) {
+    const type_map *t = type ? memory_type(h, type) : NULL;
+    if (!t || !t->ptrdata) return t ? 0 : size;
+    uint64_t tail = size % t->size;
+    return tail ? size - tail + (tail < t->ptrdata ? tail : t->ptrdata) : size - t->size + t->ptrdata;
+}
+
+/* Up to its last pointer word. Of small objects the slot's size stands for what was asked for. */
 static uint64_t object_scan_size(const pymem_heap *h, const mspan *s, uint32_t slot) {
-    uint32_t type = s->types ? s->types[slot] : s->large_type;
-    bool header = s->span_class >> 1 && s->elem_size > MIN_HEADER_SIZE;
-    return header ? MALLOC_HEADER + type_scan_size(h, type, s->elem_size - MALLOC_HEADER)
-                  : type_scan_size(h, type, s->elem_size);
+    if (!(s->span_class >> 1)) return repeated_scan_size(h, s->large_type, s->elem_size);
+    if (s->elem_size <= MIN_HEADER_SIZE) return type_scan_size(h, s->types[slot], s->elem_size);
+    return MALLOC_HEADER + repeated_scan_size(h, s->types[slot], s->elem_size - MALLOC_HEADER);
 }
 
 /* Bytes that a mark scans in the marked objects of a span. */
