@@ -64,10 +64,6 @@ class EventSource(Protocol):
         """Ps of the recorded program."""
 
     @property
-    def commits(self) -> Sequence[Commit]:
-        """What its pacer went by at the GOAL rows that have flags, in order."""
-
-    @property
     def tier(self) -> str:
         """Where it comes from; `exact` has its sweeps replayed as recorded."""
 
@@ -178,7 +174,7 @@ class Player:
         self._replay = out[0]
         register_types(self.heap, source.types)
         self._pacer = RecordedPacer(self.heap)
-        self._commits = iter(source.commits)
+        self._commits = iter(commits_of(source))
         self.rows = 0
         self._row_times: list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.uint8]]] = []
 
@@ -300,8 +296,14 @@ class Player:
         return read_mem_stats(self.heap, proc=lib.PYMEM_NO_PROC, flush=False)
 
 
+def commits_of(source: EventSource) -> Sequence[Commit]:
+    """Return what a source's pacer went by at its GOAL rows with flags; most sources know nothing of it."""
+    commits: Sequence[Commit] = getattr(source, "commits", ())
+    return commits
+
+
 def register_types(heap: Heap, types: Sequence[WorkloadType]) -> None:
-    """Tell a heap how far pointers reach in each type; which words before that hold them does not matter to a record."""
+    """Tell a heap how far pointers reach in each type; which words hold them does not matter to a record."""
     for number, type_ in enumerate(types[1:], 1):
         if type_.size and not type_.size % 8 and type_.ptrdata % 8 == 0 and type_.ptrdata <= type_.size:
             words = np.full((type_.ptrdata // 8 + 63) // 64, _ALL_BITS, np.uint64)

@@ -45,15 +45,15 @@ class RecordedPacer:
         if not told.deaths_known:
             pacer.heap_live, pacer.heap_marked = told.heap_live, told.heap_marked
         pacer.commit(told.sweep_done)
-        self._heap.call(
-            lib.pymem_set_goal, pacer.gc_percent_heap_goal, pacer.memory_limit, pacer.heap_marked
-        )
+        self._heap.call(lib.pymem_set_goal, pacer.gc_percent_heap_goal, pacer.memory_limit, pacer.heap_marked)
         self._heap.call(lib.pymem_set_goal_floor, pacer.sweep_dist_min_trigger)
 
     def differences(self, told: Commit) -> list[tuple[str, int, int]]:
-        """Return (name, here, recorded) for each number of COMPARED in which the last commit differs from the record."""
+        """Return (name, here, recorded) for each of COMPARED in which the last commit differs."""
         mine = self.answer()
-        return [(name, mine[name], getattr(told, name)) for name in COMPARED if mine[name] != getattr(told, name)]
+        return [
+            (name, mine[name], getattr(told, name)) for name in COMPARED if mine[name] != getattr(told, name)
+        ]
 
     def answer(self) -> dict[str, int]:
         """Return what the last commit went by and came to, bytes, by the names of `Commit`."""

@@ -148,7 +148,9 @@ INSERTIONS: tuple[Insertion, ...] = (
     ),
     # Objects with finalizers, which marking counts once more.
     Insertion("mheap.go", "addfinalizer", "pymemFinalizer({0}, 1)", "before", "return true"),
-    Insertion("mheap.go", "removefinalizer", "pymemFinalizer({0}, 0)", "before", ".specialfinalizeralloc.free("),
+    Insertion(
+        "mheap.go", "removefinalizer", "pymemFinalizer({0}, 0)", "before", ".specialfinalizeralloc.free("
+    ),
     Insertion("mheap.go", "freeSpecial", "pymemFinalizer({1}, 2)", "before", "queuefinalizer("),
     # Stacks.
     Insertion("stack.go", "stackalloc", "pymemStackAlloc({0})"),

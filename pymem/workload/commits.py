@@ -87,7 +87,13 @@ def _settings(log: ExactLog, op: Op, commits: npt.NDArray[np.int64]) -> list[int
     return [int(values[i - 1]) for i in np.searchsorted(set_at, commits)]
 
 
-def _commit(gc_percent: int, memory_limit: int, cons_mark: float, deaths_known: bool, group: tuple[tuple[int, int, int], ...]) -> Commit:
+def _commit(
+    gc_percent: int,
+    memory_limit: int,
+    cons_mark: float,
+    deaths_known: bool,
+    group: tuple[tuple[int, int, int], ...],
+) -> Commit:
     pacer, goal, heap, memory, trigger = group
     return Commit(
         gc_percent=gc_percent,

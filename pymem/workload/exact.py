@@ -274,7 +274,7 @@ class _Converter:
         rows.add(Event.STATS, stop)
 
     def _finalizers(self) -> None:
-        """Finalizers that a sweep queues were due at the mark before it, as deaths are."""
+        """Add finalizers; those that a sweep queues were due at the mark before it, as deaths are."""
         rows, records, flips = self.rows, self.at(Op.FINALIZER), self.at(Op.FLIP)
         what, noscan = self.c[records] & np.uint64(0xFF), self.c[records] >= 0x100
         now = records[~noscan & (what != _KEPT)]
@@ -284,10 +284,12 @@ class _Converter:
             (lib.PYMEM_FINALIZER_REVIVES, records[noscan & (what == _KEPT)]),
         ):
             cycle = np.searchsorted(flips, kept) - 1
-            kept, cycle = kept[cycle >= 0], cycle[cycle >= 0]
+            known = cycle >= 0
+            slots = np.stack((cycle[known].astype(np.uint64), self.a[kept[known]]))
             # A tiny block is kept once, for however many of its objects.
-            _, first = np.unique(np.stack((cycle.astype(np.uint64), self.a[kept])), axis=1, return_index=True)
-            rows.add(Event.FINALIZER, flips[cycle[first]], rank=0, size=self.b[kept[first]], flags=flag)
+            _, first = np.unique(slots, axis=1, return_index=True)
+            one = kept[known][first]
+            rows.add(Event.FINALIZER, flips[cycle[known][first]], rank=0, size=self.b[one], flags=flag)
 
     def _goals(self) -> None:
         """Goals: a policy computes them where the log has what it takes, else they are told."""

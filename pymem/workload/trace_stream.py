@@ -136,7 +136,6 @@ class TraceStream:
 
     tier = "trace"
     resolution = "cycle"
-    commits = ()
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
