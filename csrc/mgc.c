@@ -75,7 +75,8 @@ void gc_mark_record(pymem_heap *h) {
     for (mspan_slab *slab = h->slabs; slab; slab = slab->next)
         for (int i = 0; i < SLAB_SPANS; i++)
             if (slab->spans[i].state == SPAN_IN_USE) mark_span(h, &slab->spans[i]);
-    h->marked_twice = h->finalizer_bytes - h->revived_bytes;
+    uint64_t marked = h->marks.bytes_marked, revived = h->revived_bytes < marked ? h->revived_bytes : marked;
+    h->marked_twice = h->finalizer_bytes - revived;
     h->revived_bytes = 0;
     h->marks.bytes_marked += h->marked_twice;
     h->marks.heap_scan += h->finalizer_bytes;
