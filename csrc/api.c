@@ -519,6 +519,12 @@ int pymem_set_goal(pymem_heap *h, uint64_t gc_goal, uint64_t memory_limit, uint6
     return leave(h, PYMEM_OK);
 }
 
+int pymem_set_goal_floor(pymem_heap *h, uint64_t floor) {
+    ENTER(h);
+    h->goal_floor = floor;
+    return leave(h, PYMEM_OK);
+}
+
 /* ---- the scavenger ---- */
 
 int pymem_scavenge(pymem_heap *h, uint64_t bytes, int force, uint64_t *released) {

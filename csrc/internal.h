@@ -224,9 +224,8 @@ typedef struct {
     uint64_t *mask; /* pointer bits of each object of the page, where all have the same */
     uint16_t *info; /* PAGE_NONE, PAGE_MANUAL or span class + PAGE_CLASS; small: | pages from the span's base << 8 */
     uint8_t *state; /* enum page_state */
-    type_map *types;
-    uint32_t ntypes, nroots; /* room for */
     root_set *roots;
+    uint32_t nroots; /* room for */
 } object_memory;
 
 enum { PAGE_NONE = 0, PAGE_MANUAL = 1, PAGE_CLASS = 2 };
@@ -304,6 +303,8 @@ struct pymem_heap {
     uint32_t queue_puts,
         queue_cap;         /* what the last mark left of its span queue: puts since a spill, pages of a segment */
     object_memory *memory; /* NULL: objects have no memory behind them */
+    type_map *types;       /* by id; size 0 where none is known. Writer: memory_type_add */
+    uint32_t ntypes;       /* room for */
     uint64_t heap_scan;    /* bytes of the heap that a mark would have to scan; fixed while one runs */
 
     /* scripted: a replayed allocation sweeps these spans on its way, not those that credit and reclaimer would */
@@ -319,9 +320,14 @@ struct pymem_heap {
     uint64_t tiny_allocs, large_alloc, large_allocs, large_free, large_frees;
     int64_t heap_live;
     uint64_t heap_marked;
+    uint64_t finalizer_bytes; /* slots of objects with pointers that have finalizers; a record tells */
+    uint64_t revived_bytes;   /* slots without pointers that the next mark finds dead, but the sweep keeps for theirs */
+    uint64_t marked_twice; /* bytes that the last mark by record counted beside those of marked slots; modulo 2**64 */
+    uint64_t born_before;  /* in a replay: scan_born when marking began */
     pymem_cycle last_mark; /* what the last mark found; row unused */
     uint64_t num_gc, num_forced_gc;
     uint64_t gc_goal;        /* heapLive at which GOGC alone would have the next cycle end; UINT64_MAX: off */
+    uint64_t goal_floor;     /* the goal is no lower, unless the limit sets it: for the sweeper, or a late trigger */
     uint64_t memory_limit;   /* GOMEMLIMIT; INT64_MAX: none */
     persistent_chunk palloc; /* used without a P */
     fix_alloc span_fix, cache_fix;
@@ -448,9 +454,9 @@ void span_set_rotate(pymem_heap *h, mspan *s, int parity);
 void span_sets_reset(pymem_heap *h);
 int swept_parity(const pymem_heap *h);
 
-/* ---- memory.c: the bytes of objects; all but the first need it to be on ---- */
+/* ---- memory.c: the bytes of objects; all but the first and those of types need it to be on ---- */
 int memory_on(pymem_heap *h);
-void memory_release(pymem_heap *h);
+void memory_release(pymem_heap *h);                                                   /* types too */
 void memory_set_pages(pymem_heap *h, uint64_t page, uint64_t npages, const mspan *s); /* NULL: free from now on */
 void memory_span_swept(pymem_heap *h, const mspan *s);
 void memory_new_object(pymem_heap *h, uint64_t addr, uint64_t size, uint32_t type);
@@ -460,7 +466,7 @@ int memory_type_add(pymem_heap *h, uint32_t id, uint64_t size, uint64_t ptrdata,
 const type_map *memory_type(const pymem_heap *h, uint64_t type); /* NULL: every word may be a pointer */
 /* Bytes of an object of so many bytes up to its last pointer: whole elements but for the last one's tail. */
 static inline uint64_t type_scan_size(const pymem_heap *h, uint32_t type, uint64_t size) {
-    const type_map *t = type && h->memory ? memory_type(h, type) : NULL;
+    const type_map *t = type ? memory_type(h, type) : NULL;
     return !t || size < t->size ? size : size / t->size * t->size - t->size + t->ptrdata;
 }
 uint64_t memory_read_bits(const object_memory *m, uint64_t page, uint64_t elem_size, uint32_t slot);

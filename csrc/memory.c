@@ -1,5 +1,5 @@
 /* The bytes behind emulated addresses, for programs that store pointers. A heap that only places objects has none of
- * this: the first type, root or store reserves address space for the objects and for four tables with an entry a page,
+ * this: the first root or store reserves address space for the objects and for four tables with an entry a page,
  * and the kernel backs what is touched. Pointer maps lie where Go keeps them: for slots to 512 bytes a bit a word at
  * the end of the span, above that the type in the word in front of the object, for large objects in the span.
  * A slot that is used again is zeroed, as one of a span that Go has marked needzero. Go: malloc.go, mbitmap.go */
@@ -68,11 +68,17 @@ int memory_on(pymem_heap *h) {
     return PYMEM_OK;
 }
 
+static void types_release(pymem_heap *h) {
+    for (uint32_t i = 0; i < h->ntypes; i++) os_free(h, h->types[i].mask, h->types[i].words * 8);
+    os_free(h, h->types, h->ntypes * sizeof *h->types);
+    h->types = NULL;
+    h->ntypes = 0;
+}
+
 void memory_release(pymem_heap *h) {
     object_memory *m = h->memory;
+    types_release(h);
     if (!m) return;
-    for (uint32_t i = 0; i < m->ntypes; i++) os_free(h, m->types[i].mask, m->types[i].words * 8);
-    os_free(h, m->types, m->ntypes * sizeof *m->types);
     for (uint32_t i = 0; i < m->nroots; i++) os_free(h, m->roots[i].addrs, m->roots[i].n * 8 + 8);
     os_free(h, m->roots, m->nroots * sizeof *m->roots);
     os_unreserve(m->base, m->reserved);
@@ -104,19 +110,15 @@ void memory_span_swept(pymem_heap *h, const mspan *s) {
 
 /* ---- pointer maps ---- */
 
-static const type_map *type_of(const object_memory *m, uint32_t type) {
-    return type < m->ntypes && m->types[type].size ? &m->types[type] : NULL;
-}
-
 const type_map *memory_type(const pymem_heap *h, uint64_t type) {
-    return type <= UINT32_MAX ? type_of(h->memory, (uint32_t)type) : NULL;
+    return type < h->ntypes && h->types[type].size ? &h->types[type] : NULL;
 }
 
 static uint64_t low_bits(uint64_t n) { return n >= 64 ? ~0ull : (1ull << n) - 1; }
 
 /* Pointer bits of a small object of so many bytes: its type's map again and again. Go: writeHeapBitsSmall */
-static uint64_t small_mask(const object_memory *m, uint32_t type, uint64_t size) {
-    const type_map *t = type_of(m, type);
+static uint64_t small_mask(const pymem_heap *h, uint32_t type, uint64_t size) {
+    const type_map *t = memory_type(h, type);
     if (!t) return low_bits(size / 8);
     uint64_t mask = 0;
     for (uint64_t at = 0; at < size; at += t->size) mask |= t->mask[0] << (at / 8);
@@ -154,7 +156,7 @@ static void note_mask(object_memory *m, uint64_t page, uint64_t mask) {
 }
 
 static void set_small_map(pymem_heap *h, uint64_t page, const mspan *s, uint32_t slot, uint64_t size, uint32_t type) {
-    uint64_t mask = s->elem_size == 8 ? 1 : small_mask(h->memory, type, size);
+    uint64_t mask = s->elem_size == 8 ? 1 : small_mask(h, type, size);
     write_bits(heap_bits(h->memory, page, s->elem_size), s->elem_size / 8, slot, mask);
     note_mask(h->memory, page, mask);
 }
@@ -189,14 +191,13 @@ void memory_new_objects(pymem_heap *h, const uint64_t *addrs, uint64_t n, const 
 /* ---- types ---- */
 
 static int types_reserve(pymem_heap *h, uint32_t id) {
-    object_memory *m = h->memory;
-    if (id < m->ntypes) return PYMEM_OK;
-    uint32_t n = m->ntypes ? m->ntypes : 64;
+    if (id < h->ntypes) return PYMEM_OK;
+    uint32_t n = h->ntypes ? h->ntypes : 64;
     while (n <= id) n *= 2;
-    void *q = os_grow(h, m->types, m->ntypes * sizeof *m->types, n * sizeof *m->types);
+    void *q = os_grow(h, h->types, h->ntypes * sizeof *h->types, n * sizeof *h->types);
     if (!q) return fail(h, PYMEM_ENOMEM, "no memory for the table of types");
-    m->types = q;
-    m->ntypes = n;
+    h->types = q;
+    h->ntypes = n;
     return PYMEM_OK;
 }
 
@@ -217,10 +218,9 @@ static bool same_type(const type_map *t, uint64_t size, uint64_t ptrdata, const 
 int memory_type_add(pymem_heap *h, uint32_t id, uint64_t size, uint64_t ptrdata, const uint64_t *mask, uint64_t words) {
     uint64_t need = (ptrdata / 8 + 63) / 64;
     int rc = type_check(h, id, size, ptrdata, words);
-    if (!rc) rc = memory_on(h);
     if (!rc) rc = types_reserve(h, id);
     if (rc) return rc;
-    type_map *t = &h->memory->types[id];
+    type_map *t = &h->types[id];
     uint64_t *copy = os_alloc(h, (need ? need : 1) * 8);
     if (!copy) return fail(h, PYMEM_ENOMEM, "no memory for the pointer map of type %u", id);
     if (need) memcpy(copy, mask, need * 8);

@@ -22,14 +22,38 @@ int gc_begin(pymem_heap *h, proc *p) {
 
 /* ---- marking ---- */
 
-/* Bytes that a mark scans in the marked objects of a span: a slot's size stands for what the object asked for. */
+/* A page of small objects that waits until several of them are reached is scanned by whole slots. A record does not
+ * tell in which order they are: they are supposed to be reached at once. */
+static bool scanned_whole(const pymem_heap *h, const mspan *s, uint64_t marked) {
+    bool small = s->elem_size > 8 && s->elem_size <= MIN_HEADER_SIZE;
+    return small && !h->config.scan_sparse && marked > 1 && marked >= s->nelems / 8u;
+}
+
+/* Where a header or the span tells the type, its map is repeated up to the end of the slot, whatever was asked for.
+ * Go: (typePointers).next */
+static uint64_t repeated_scan_size(const pymem_heap *h, uint32_t type, uint64_t size) {
+    const type_map *t = type ? memory_type(h, type) : NULL;
+    if (!t || !t->ptrdata) return t ? 0 : size;
+    uint64_t tail = size % t->size;
+    return tail ? size - tail + (tail < t->ptrdata ? tail : t->ptrdata) : size - t->size + t->ptrdata;
+}
+
+/* Up to its last pointer word. Of small objects the slot's size stands for what was asked for. */
+static uint64_t object_scan_size(const pymem_heap *h, const mspan *s, uint32_t slot) {
+    if (!(s->span_class >> 1)) return repeated_scan_size(h, s->large_type, s->elem_size);
+    if (s->elem_size <= MIN_HEADER_SIZE) return type_scan_size(h, s->types[slot], s->elem_size);
+    return MALLOC_HEADER + repeated_scan_size(h, s->types[slot], s->elem_size - MALLOC_HEADER);
+}
+
+/* Bytes that a mark scans in the marked objects of a span. */
 static uint64_t marked_scan_size(const pymem_heap *h, const mspan *s, uint64_t marked) {
     if (s->span_class & 1) return 0;
-    if (!s->types || s->elem_size == 8 || s->elem_size > MIN_HEADER_SIZE) return marked * s->elem_size;
+    bool typed = s->types || !(s->span_class >> 1);
+    if (!typed || s->elem_size == 8 || scanned_whole(h, s, marked)) return marked * s->elem_size;
     uint64_t sum = 0;
     for (uint32_t w = 0; w < bit_words(s->nelems); w++)
         for (uint64_t bits = s->mark_bits[w]; bits; bits &= bits - 1)
-            sum += type_scan_size(h, s->types[w * 64 + (uint32_t)__builtin_ctzll(bits)], s->elem_size);
+            sum += object_scan_size(h, s, w * 64 + (uint32_t)__builtin_ctzll(bits));
     return sum;
 }
 
@@ -44,17 +68,24 @@ static void mark_span(pymem_heap *h, mspan *s) {
     h->marks.heap_scan += marked_scan_size(h, s, marked);
 }
 
-/* Every object that is allocated and not dead. */
+/* Every object that is allocated and not dead. What has a finalizer is scanned from there too, without being marked,
+ * and counted as if it were. Go: gcScanFinalizer */
 void gc_mark_record(pymem_heap *h) {
     h->last_mark = (pymem_cycle){0};
     for (mspan_slab *slab = h->slabs; slab; slab = slab->next)
         for (int i = 0; i < SLAB_SPANS; i++)
             if (slab->spans[i].state == SPAN_IN_USE) mark_span(h, &slab->spans[i]);
+    uint64_t marked = h->marks.bytes_marked, revived = h->revived_bytes < marked ? h->revived_bytes : marked;
+    h->marked_twice = h->finalizer_bytes - revived;
+    h->revived_bytes = 0;
+    h->marks.bytes_marked += h->marked_twice;
+    h->marks.heap_scan += h->finalizer_bytes;
 }
 
 /* Nobody has credit yet. Go: gcStart, gcResetMarkState */
 void gc_mark_start(pymem_heap *h) {
     h->marks = (pymem_mark_totals){0};
+    h->marked_twice = 0;
     h->marking = true;
     for (int32_t i = 0; i < h->nprocs; i++)
         if (h->procs[i]) h->procs[i]->credit = h->procs[i]->paid = 0;
@@ -64,7 +95,7 @@ void gc_mark_start(pymem_heap *h) {
 void gc_mark_stop(pymem_heap *h) {
     h->marking = h->assists = false;
     h->last_mark.objects_marked = h->marks.objects_marked;
-    h->last_mark.bytes_marked = h->marks.bytes_marked;
+    h->last_mark.bytes_marked = h->marks.bytes_marked - h->marked_twice;
     h->heap_marked = h->marks.bytes_marked;
     for (int32_t i = 0; i < h->nprocs; i++)
         if (h->procs[i]) h->procs[i]->cache->scan_alloc = 0;

@@ -174,9 +174,11 @@ static uint64_t memory_limit_goal(const pymem_heap *h) {
     return goal > h->heap_marked ? goal : h->heap_marked;
 }
 
+/* Go: (*gcControllerState).heapGoalInternal */
 uint64_t heap_goal(const pymem_heap *h) {
     uint64_t goal = h->gc_goal, limited = memory_limit_goal(h);
-    return limited < goal ? limited : goal;
+    if (limited < goal) return limited;
+    return goal > h->goal_floor ? goal : h->goal_floor;
 }
 
 /* ---- the sums. Go: readmemstats_m ---- */

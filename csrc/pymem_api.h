@@ -187,6 +187,8 @@ typedef struct {
 int pymem_read_mem_stats(pymem_heap *h, int32_t proc, int flush, pymem_mem_stats *out);
 /* UINT64_MAX: GOGC=off */
 int pymem_set_goal(pymem_heap *h, uint64_t gc_goal, uint64_t memory_limit, uint64_t heap_marked);
+/* The goal is no lower unless the limit sets it; 0: none. A replay's marking raises it. */
+int pymem_set_goal_floor(pymem_heap *h, uint64_t floor);
 
 /* What pacing goes by, without a flush. */
 typedef struct {
@@ -275,7 +277,8 @@ enum pymem_event {
     PYMEM_EV_PAGES_FLUSH = 20,  /* object: number of the proc that gives back its page cache */
     PYMEM_EV_SCAVENGE = 21,     /* object: first page's address; size: pages; flags: 0 taken out, 1 put back scavenged.
                                    expect: the address once more, if it is to be a miss where the pages are not free */
-    PYMEM_EV_GOAL = 22,         /* object: heapLive goal by GOGC; size: bytes marked last */
+    PYMEM_EV_GOAL = 22,         /* object: heapLive goal by GOGC; size: bytes marked last. flags: neither is set, stop:
+                                   the policy has what it takes to compute them */
     PYMEM_EV_SPAN = 23,         /* nothing to do. expect: base of a span of size pages, class flags, kind type */
     PYMEM_EV_STATS = 24,        /* stop: the recording has MemStats here */
     PYMEM_EV_TINY = 25,         /* a tiny object joins a block that is there: counted, no more */
@@ -283,7 +286,8 @@ enum pymem_event {
                                    object: handle if manual. expect: its base */
     PYMEM_EV_START_OBJECT = 27, /* object: handle; type. expect: its slot's address */
     PYMEM_EV_START_DONE = 28,
-    PYMEM_NUM_EVENTS = 29
+    PYMEM_EV_FINALIZER = 29, /* size: bytes of the slot of an object with a finalizer; flags: enum pymem_finalizer */
+    PYMEM_NUM_EVENTS = 30
 };
 
 /* Columns of equal length n. expect may be NULL (then nothing is compared); 0 in it: nothing is known. */
@@ -302,6 +306,13 @@ typedef struct {
 
 typedef struct pymem_replay pymem_replay;
 /* Who decides about collections, and when spans are swept. */
+/* A mark scans an object that has a finalizer from there too and, if it has pointers, counts it twice. */
+enum pymem_finalizer {
+    PYMEM_FINALIZER_GONE = 0,
+    PYMEM_FINALIZER_SET = 1,    /* of an object with pointers; so far no others matter */
+    PYMEM_FINALIZER_REVIVES = 2 /* an object without pointers that the next mark finds dead, and the sweep keeps */
+};
+
 enum pymem_replay_mode {
     PYMEM_REPLAY_TURNS = 0,  /* collections as recorded, sweeps in turn; EV_SWEEP only compares */
     PYMEM_REPLAY_FOLLOW = 1, /* both as recorded */
@@ -314,6 +325,7 @@ enum pymem_replay_stopped {
     PYMEM_REPLAY_GOES_ON = 0, /* all rows are run */
     PYMEM_REPLAY_STATS = 1,   /* at EV_STATS; not with OWN */
     PYMEM_REPLAY_STOP = 2,    /* OWN: pymem_stop_due tells which. After STOP_ASSIST *row is the row to be tried again */
+    PYMEM_REPLAY_GOAL = 4,    /* at EV_GOAL with flags; not with OWN */
     PYMEM_REPLAY_FORCED = 3   /* OWN: the program asked for a cycle, which was passed over */
 };
 /* Runs rows from *row on; returns at the end, where *stopped says why, or at an error. *row is the next to be run. */

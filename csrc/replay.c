@@ -12,6 +12,8 @@ enum { MAX_MISSES = 64, MAX_PROCS = 4096 };
  * so many times the rows there are. */
 enum { MAX_HANDLES = 1 << 26, MAX_HANDLES_A_ROW = 16 };
 
+enum { PHASE_MARK = 1, MIN_RUNWAY = 64 << 10 };
+
 typedef unsigned long long ull;
 
 /* What the rows may say next of the heap it starts from, and of the cycle. */
@@ -288,6 +290,14 @@ static int do_sweep_done(pymem_replay *r, proc *p) {
     return rc;
 }
 
+/* Bytes that may hold pointers: what is born while a mark runs is not scanned by it. */
+static uint64_t scan_born(const pymem_heap *h) {
+    uint64_t sum = h->heap_scan;
+    for (int32_t i = 0; i < h->nprocs; i++)
+        if (h->procs[i]) sum += h->procs[i]->cache->scan_alloc;
+    return sum;
+}
+
 static int do_flip(pymem_replay *r) {
     if (r->cycle != CYCLE_BEGUN) return fail(r->h, PYMEM_EFORMAT, "a cycle turns that has not begun (SWEEP_DONE)");
     if (r->ncycles == r->cap_cycles) {
@@ -297,14 +307,44 @@ static int do_flip(pymem_replay *r) {
         r->cycles = q;
         r->cap_cycles = cap;
     }
+    uint64_t born = scan_born(r->h) - r->h->born_before;
     gc_mark_start(r->h);
     gc_mark_record(r->h);
+    r->h->marks.heap_scan -= born < r->h->marks.heap_scan ? born : r->h->marks.heap_scan;
     gc_mark_stop(r->h);
     gc_flip(r->h);
     r->cycle = CYCLE_NONE;
     r->cycles[r->ncycles] = r->h->last_mark;
     r->cycles[r->ncycles++].row = r->rows;
     return PYMEM_OK;
+}
+
+/* A cycle that starts late, at or beyond its goal, gets a little room. Go: startCycle, heapGoalInternal */
+static void do_phase(pymem_heap *h, const event *e) {
+    uint64_t floor = (uint64_t)h->heap_live + MIN_RUNWAY;
+    h->gc_running = e->size != 0;
+    if (e->size != PHASE_MARK) return;
+    if (h->goal_floor < floor) h->goal_floor = floor;
+    h->born_before = scan_born(h);
+}
+
+static void do_goal(pymem_heap *h, const event *e) {
+    if (e->flags) return;
+    h->gc_goal = e->object;
+    h->goal_floor = 0;
+    h->heap_marked = e->size;
+}
+
+static int finalizer_check(pymem_heap *h, const event *e) {
+    uint64_t most = h->config.address_space, held = h->finalizer_bytes;
+    if (e->flags == PYMEM_FINALIZER_REVIVES) held = most - h->revived_bytes;
+    bool good = e->flags == PYMEM_FINALIZER_SET ? e->size <= most - held : e->size <= held;
+    return good ? PYMEM_OK : fail(h, PYMEM_EFORMAT, "finalizers of %llu bytes of objects", (ull)e->size);
+}
+
+static void do_finalizer(pymem_heap *h, const event *e) {
+    if (e->flags == PYMEM_FINALIZER_REVIVES) h->revived_bytes += e->size;
+    else h->finalizer_bytes += e->flags == PYMEM_FINALIZER_SET ? e->size : -e->size;
 }
 
 static int do_gc_end(pymem_replay *r, const event *e, proc *p) {
@@ -399,6 +439,7 @@ static int check_row(pymem_heap *h, const event *e, proc **p) {
     case PYMEM_EV_PERSISTENT:
     case PYMEM_EV_SYS: return stat_check(h, e);
     case PYMEM_EV_SCAVENGE: return scavenge_check(h, e);
+    case PYMEM_EV_FINALIZER: return finalizer_check(h, e);
     case PYMEM_EV_PROC_NEW:
         return h->nprocs < MAX_PROCS ? PYMEM_OK : fail(h, PYMEM_EFORMAT, "more than %d processors", MAX_PROCS);
     case PYMEM_EV_FLUSH:
@@ -478,7 +519,7 @@ static int do_row(pymem_replay *r, const event *e) {
     case PYMEM_EV_MANUAL_FREE: return do_manual_free(r, e, p);
     case PYMEM_EV_FLUSH: return do_flush(r, e, p);
     case PYMEM_EV_STACK_CLEAR: stack_cache_clear(h, p, owner_of(h, e)->cache); return PYMEM_OK;
-    case PYMEM_EV_GC_PHASE: h->gc_running = e->size != 0; return PYMEM_OK;
+    case PYMEM_EV_GC_PHASE: do_phase(h, e); return PYMEM_OK;
     case PYMEM_EV_SWEEP_DONE: return do_sweep_done(r, p);
     case PYMEM_EV_FLIP: return do_flip(r);
     case PYMEM_EV_SWEEP: return do_sweep(r, e, p);
@@ -491,16 +532,14 @@ static int do_row(pymem_replay *r, const event *e) {
     case PYMEM_EV_SYS: h->sys[e->flags] += e->size; return PYMEM_OK;
     case PYMEM_EV_PAGES_FLUSH: page_cache_flush(&h->pages, &owner_of(h, e)->pages); return PYMEM_OK;
     case PYMEM_EV_SCAVENGE: do_scavenge(r, e); return PYMEM_OK;
-    case PYMEM_EV_GOAL:
-        h->gc_goal = e->object;
-        h->heap_marked = e->size;
-        return PYMEM_OK;
+    case PYMEM_EV_GOAL: do_goal(h, e); return PYMEM_OK;
     case PYMEM_EV_SPAN: return do_span(r, e);
     case PYMEM_EV_STATS: return PYMEM_OK;
     case PYMEM_EV_TINY: h->tiny_allocs++; return PYMEM_OK;
     case PYMEM_EV_START_SPAN: return do_start_span(r, e);
     case PYMEM_EV_START_OBJECT: return do_start_object(r, e);
     case PYMEM_EV_START_DONE: return restore_done(h);
+    case PYMEM_EV_FINALIZER: do_finalizer(h, e); return PYMEM_OK;
     default: return fail(h, PYMEM_EFORMAT, "there is no event of kind %u", e->kind);
     }
 }
@@ -537,7 +576,8 @@ static event row_at(const pymem_columns *c, uint64_t i) {
 }
 
 static int why_stopped(const pymem_replay *r, const event *e) {
-    if (!r->own) return e->kind == PYMEM_EV_STATS ? PYMEM_REPLAY_STATS : PYMEM_REPLAY_GOES_ON;
+    bool stats = !r->own && e->kind == PYMEM_EV_STATS, goal = !r->own && e->kind == PYMEM_EV_GOAL && e->flags;
+    if (!r->own) return stats ? PYMEM_REPLAY_STATS : goal ? PYMEM_REPLAY_GOAL : PYMEM_REPLAY_GOES_ON;
     if (r->h->stop_due) return PYMEM_REPLAY_STOP;
     return e->kind == PYMEM_EV_GC_END && e->flags & 1 ? PYMEM_REPLAY_FORCED : PYMEM_REPLAY_GOES_ON;
 }

@@ -13,6 +13,7 @@ from pymem._heap import Heap
 from pymem._native import check as check_status
 from pymem._native import ffi, lib
 from pymem.errors import RecordingError
+from pymem.gc.recorded import COMPARED, RecordedPacer
 from pymem.replay import ADDRESS_SPACE, Player, RawMiss, read_misses
 from pymem.sizeclasses import size_classes
 from pymem.stats.memstats import MemStats
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pymem.trace import Trace
+    from pymem.workload.commits import Commit
 
-__all__ = ["Check", "Miss", "StatsDifference", "check"]
+__all__ = ["Check", "CommitDifference", "Miss", "StatsDifference", "check"]
 
 MODES = ("auto", "open-loop", "follow")
 _NOT_REPEATABLE = {"Lookups", "LastGC", "PauseTotalNs", "GCCPUFraction"}
@@ -48,6 +50,18 @@ class Miss:
     `pages` that the scavenger found free."""
     size_class: int
     """Bytes a slot of the recorded span has; 0: a large object or no object."""
+    got: int
+    want: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitDifference:
+    """A number in which the emulated pacer and the recorded one differ where both computed the goal anew."""
+
+    commit: int
+    """Which of the recording's commits, from 0."""
+    field: str
+    """A name of `workload.commits.Commit`."""
     got: int
     want: int
 
@@ -89,6 +103,11 @@ class Check:
     """Fields of recorded MemStats compared, BySize counted by entry."""
     memstats_equal: int
     memstats_differences: tuple[StatsDifference, ...]
+    commits: int
+    """Times that the pacer computed its goal anew, where the recording tells what it went by."""
+    commits_compared: int
+    """Numbers compared there: what is live, marked, mapped and free, goal and trigger."""
+    commit_differences: tuple[CommitDifference, ...]
     cycles: int
     seconds: float
 
@@ -147,16 +166,18 @@ def _refuse_without_record(workload: Workload) -> None:
 
 
 class _Stats(NamedTuple):
-    """How the MemStats of a recording compared."""
+    """How the MemStats and the pacer of a recording compared."""
 
     compared: int
     differences: tuple[StatsDifference, ...]
+    commits: _Commits
 
 
 def _play(workload: Workload, player: Player, progress: Callable[[int, int], None] | None) -> _Stats:
     """Run all rows and compare MemStats where the recorded program read its own."""
     dumps = iter(enumerate(workload.recorded_stats))
     differences: list[StatsDifference] = []
+    commits = _Commits()
     compared = 0
 
     def at_stats() -> None:
@@ -166,14 +187,18 @@ def _play(workload: Workload, player: Player, progress: Callable[[int, int], Non
             compared += _compare_stats(number, player.mem_stats(), want, differences)
 
     for columns in workload.chunks(_CHUNK_ROWS):
-        player.play(columns, at_stats=at_stats)
+        player.play(columns, at_stats=at_stats, at_commit=commits.add)
         if progress:
             progress(player.rows, len(workload))
-    return _Stats(compared, tuple(differences))
+    return _Stats(compared, tuple(differences), commits)
 
 
 def _exact_result(
-    mode: str, counts: dict[str, Any], misses: tuple[Miss, ...], stats: _Stats, seconds: float
+    mode: str,
+    counts: dict[str, Any],
+    misses: tuple[Miss, ...],
+    stats: _Stats,
+    seconds: float,
 ) -> Check:
     def total(name: str, *kinds: Event) -> int:
         return sum(counts[name][kind] for kind in kinds)
@@ -194,9 +219,24 @@ def _exact_result(
         memstats_compared=stats.compared,
         memstats_equal=stats.compared - len(stats.differences),
         memstats_differences=stats.differences,
+        commits=stats.commits.number,
+        commits_compared=stats.commits.number * len(COMPARED),
+        commit_differences=tuple(stats.commits.differences),
         cycles=counts["events"][Event.FLIP],
         seconds=seconds,
     )
+
+
+class _Commits:
+    """The pacer's answers, compared one by one."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.differences: list[CommitDifference] = []
+
+    def add(self, pacer: RecordedPacer, told: Commit) -> None:
+        self.differences += [CommitDifference(self.number, *one) for one in pacer.differences(told)]
+        self.number += 1
 
 
 def _exact_miss(workload: Workload, miss: RawMiss) -> Miss:
@@ -336,6 +376,9 @@ def _check_trace(trace: Trace, mode: str, progress: Callable[[int, int], None] |
             memstats_compared=0,
             memstats_equal=0,
             memstats_differences=(),
+            commits=0,
+            commits_compared=0,
+            commit_differences=(),
             cycles=counts.cycles,
             seconds=seconds,
         )

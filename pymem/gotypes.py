@@ -66,6 +66,9 @@ class TypeTable:
         if new.size:
             words = type_.pointer_words()
             mask = pointer("uint64_t", words)
+            self._heap.call(
+                lib.pymem_memory_on
+            )  # before its objects: later their sizes are known by slot only
             self._heap.call(lib.pymem_type_add, new.id, new.size, type_.ptrdata, mask, len(words))
         self._by_layout[type_] = new
         return self._add(new)

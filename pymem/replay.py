@@ -17,6 +17,8 @@ from pymem._heap import Heap
 from pymem._native import check as check_status
 from pymem._native import ffi, lib
 from pymem.errors import ClosedError, RecordingError
+from pymem.gc.gonumbers import MAX_INT64
+from pymem.gc.recorded import RecordedPacer
 from pymem.inspect import spans
 from pymem.sizeclasses import size_classes
 from pymem.stats.memstats import MemStats, read_mem_stats
@@ -27,12 +29,15 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from pymem.workload.commits import Commit
     from pymem.workload.workload import WorkloadType
 
 __all__ = ["ADDRESS_SPACE", "ClassUse", "Cycle", "EventSource", "Player", "Run", "TypeUse", "replay"]
 
 ADDRESS_SPACE = 1 << 40
 """Bytes that a replayed heap may map: 1 TB. No more, as a damaged recording may use all of it, at 8 B a page."""
+
+_ALL_BITS = np.uint64((1 << 64) - 1)
 
 _CTYPES = {
     "kind": "uint8_t", "flags": "uint8_t", "proc": "int16_t", "type": "uint32_t",
@@ -173,6 +178,9 @@ class Player:
             mode = lib.PYMEM_REPLAY_OWN
         self.heap.call(lib.pymem_replay_new, mode, procs or 1, out)
         self._owned: Any = ffi.gc(out[0], partial(_free, heap=self.heap.handle))
+        register_types(self.heap, source.types)
+        self._pacer = RecordedPacer(self.heap)
+        self._commits = iter(commits_of(source))
         self.rows = 0
         self._row_times: list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.uint8]]] = []
 
@@ -193,12 +201,37 @@ class Player:
             raise ClosedError("this player is closed: make a new one")
         return self._owned
 
-    def play(self, columns: Columns, *, at_stats: Callable[[], None] | None = None) -> None:
-        """Run all rows; `at_stats` is called where the recorded program read its MemStats. Raises `RecordingError`."""
-        for _, why in self.steps(columns):
-            if why and at_stats:
+    def play(
+        self,
+        columns: Columns,
+        *,
+        at_stats: Callable[[], None] | None = None,
+        at_commit: Callable[[RecordedPacer, Commit], None] | None = None,
+    ) -> None:
+        """Run all rows. Raises `RecordingError`.
+
+        at_stats: called where the recorded program read its MemStats. at_commit: called with the emulated pacer and the
+        recorded one's numbers, where both have computed the goal anew.
+        """
+        for row, why in self.steps(columns):
+            if why == lib.PYMEM_REPLAY_STATS and at_stats:
                 at_stats()
+            elif why == lib.PYMEM_REPLAY_GOAL:
+                self._commit(columns, row - 1, at_commit)
         self._remember_flips(columns)
+
+    def _commit(
+        self, columns: Columns, row: int, at_commit: Callable[[RecordedPacer, Commit], None] | None
+    ) -> None:
+        """Have the emulated pacer compute the goal; where the workload lacks what that takes, it is the row's."""
+        told = next(self._commits, None)
+        if told is None:
+            goal, marked = int(columns.object[row]), int(columns.size[row])
+            self.heap.call(lib.pymem_set_goal, goal, MAX_INT64, marked)
+            return
+        self._pacer.commit(told)
+        if at_commit:
+            at_commit(self._pacer, told)
 
     def steps(self, columns: Columns, *, most: int | None = None) -> Iterator[tuple[int, int]]:
         """Run rows, and yield (the next row, enum pymem_replay_stopped) wherever they stop, also after `most` rows.
@@ -272,6 +305,22 @@ class Player:
     def mem_stats(self) -> MemStats:
         """Return MemStats as they stand, without the flush that ReadMemStats makes."""
         return read_mem_stats(self.heap, proc=lib.PYMEM_NO_PROC, flush=False)
+
+
+def commits_of(source: EventSource) -> Sequence[Commit]:
+    """Return what a source's pacer went by at its GOAL rows with flags; most sources know nothing of it."""
+    commits: Sequence[Commit] = getattr(source, "commits", ())
+    return commits
+
+
+def register_types(heap: Heap, types: Sequence[WorkloadType]) -> None:
+    """Tell a heap how far pointers reach in each type; which words hold them does not matter to a record."""
+    for number, type_ in enumerate(types[1:], 1):
+        if type_.size and not type_.size % 8 and type_.ptrdata % 8 == 0 and type_.ptrdata <= type_.size:
+            words = np.full((type_.ptrdata // 8 + 63) // 64, _ALL_BITS, np.uint64)
+            heap.call(
+                lib.pymem_type_add, number, type_.size, type_.ptrdata, pointer("uint64_t", words), len(words)
+            )
 
 
 def type_uses(heap: Heap, types: Sequence[WorkloadType]) -> tuple[TypeUse, ...]:

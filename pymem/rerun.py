@@ -18,7 +18,16 @@ from pymem.gc.costs import Costs
 from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS, Collector
 from pymem.gc.pacer import GoPacer
 from pymem.gc.state import CycleRecord, GCStats
-from pymem.replay import ADDRESS_SPACE, ClassUse, EventSource, Player, TypeUse, class_uses, type_uses
+from pymem.replay import (
+    ADDRESS_SPACE,
+    ClassUse,
+    EventSource,
+    Player,
+    TypeUse,
+    class_uses,
+    commits_of,
+    type_uses,
+)
 from pymem.stats.memstats import MemStats, read_mem_stats
 from pymem.units import parse_gogc, parse_memory_limit
 from pymem.workload.columns import Columns, Event
@@ -190,7 +199,7 @@ def rerun(
     costs: Costs | None = None,
     pacer: Pacer | None = None,
     time_scale: float = 1.0,
-    globals_bytes: int = EMPTY_PROGRAM_GLOBALS,
+    globals_bytes: int | None = None,
     spread: bool = True,
     address_space: int = ADDRESS_SPACE,
     progress: Callable[[int, int], None] | None = None,
@@ -205,7 +214,7 @@ def rerun(
         costs: what marking and sweeping cost.
         pacer: a policy of one's own, made for this run; None: Go's.
         time_scale: the program's time in units of the recorded one; below 1 where recording slowed it down.
-        globals_bytes: globals that hold pointers; no recording tells. The default is an empty program's.
+        globals_bytes: globals that hold pointers; None: the record's, or an empty program's where it does not tell.
         spread: move deaths from the mark that found them to somewhere since the one before (`spread_deaths`).
         address_space: bytes that the heap may map.
         progress: called now and then with (events done, events in all).
@@ -216,6 +225,9 @@ def rerun(
     percent, limit = parse_gogc(gogc), parse_memory_limit(memory_limit)
     procs = source.procs if gomaxprocs is None else gomaxprocs
     pacer = GoPacer() if pacer is None else pacer
+    if globals_bytes is None:
+        commits = commits_of(source)
+        globals_bytes = commits[-1].globals_scan if commits else EMPTY_PROGRAM_GLOBALS
     pacer.set_gc_percent(-1 if percent is None else percent)
     pacer.set_memory_limit(limit)
     program = _Program(

@@ -96,6 +96,7 @@ _REPLAY_WEIGHTS = {
     Event.SWEEP: 3, Event.SWEEP_IN: 2, Event.GC_END: 1, Event.PROC_NEW: 2, Event.PROC_DESTROY: 1, Event.PERSISTENT: 1,
     Event.SYS: 1, Event.PAGES_FLUSH: 1, Event.SCAVENGE: 3, Event.GOAL: 1, Event.SPAN: 1, Event.STATS: 1,
     Event.SWEEP_ALL: 1, Event.TINY: 1, Event.START_SPAN: 1, Event.START_OBJECT: 1, Event.START_DONE: 1,
+    Event.FINALIZER: 1,
 }  # fmt: skip
 
 

@@ -300,6 +300,8 @@ BAD: dict[str, tuple[str, list[dict[str, int]]]] = {
     "StatUnknown": ("statistic 8", [row(E.SYS, size=8, flags=8)]),
     "SysUnderflow": ("more memory is given back than statistic 4 has", [row(E.SYS, size=2**64 - (1 << 27), flags=4)]),
     "SysHuge": ("bytes of statistic 4", [row(E.SYS, size=1 << 63, flags=4)]),
+    "FinalizerGone": ("finalizers of 48 bytes", [row(E.FINALIZER, size=48)]),
+    "FinalizerHuge": ("finalizers of", [row(E.FINALIZER, size=1 << 63, flags=1)]),
     "FlipAlone": (r"turns that has not begun \(SWEEP_DONE\)", [row(E.FLIP)]),
     "FlipTwice": ("turns that has not begun", [*CYCLE[:2], row(E.FLIP)]),
     "BeginTwice": (r"begins before the last one has turned \(FLIP\)", [CYCLE[0]] * 2),
@@ -603,6 +605,16 @@ def test_faults_in_follower(seed: int) -> None:
         return True
 
     assert len(list(fault_points(run))) > 20
+
+
+@pytest.mark.parametrize(("flags", "more"), [(1, 48), (2, -48)], ids=["Set", "Revives"])
+def test_finalizer(flags: int, more: int) -> None:
+    """A mark counts an object with a finalizer once more; one that only its finalizer keeps it does not count."""
+    rows = [alloc(0, 48), alloc(1, 48), row(E.FINALIZER, size=48, flags=flags), *CYCLE]
+    with Player(Workload(columns=columns(P, *rows))) as player:
+        player.play(columns(P, *rows))
+        assert player.mem_stats().heap_live == 96 + more
+        assert player.cycles()[0].marked == 96
 
 
 # ---- a player's life ----

@@ -117,6 +117,15 @@ def _report(file: str, result: Check) -> None:
                 f"{count(result.memstats_equal)} of {count(result.memstats_compared)} fields equal ({equal})",
             )
         )
+    if result.commits:
+        equal_numbers = result.commits_compared - len(result.commit_differences)
+        lines.append(
+            (
+                "Pacer",
+                f"{count(equal_numbers)} of {count(result.commits_compared)} numbers equal at {count(result.commits)}"
+                " goals computed",
+            )
+        )
     lines.append(("Time", format_duration(round(result.seconds * 1e9))))
     print_facts(lines)
     _print_misses(result)
@@ -138,6 +147,14 @@ def _print_misses(result: Check) -> None:
                 hex(m.want),
             ]
             for m in result.misses[:_MISSES]
+        ],
+    )
+    print_table(
+        "Pacer's numbers that differ",
+        ["field", "of goal", "here", "recorded", "difference"],
+        [
+            [d.field, str(d.commit), count(d.got), count(d.want), f"{d.got - d.want:+,}"]
+            for d in result.commit_differences[:_MISSES]
         ],
     )
     print_table(

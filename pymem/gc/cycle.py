@@ -220,7 +220,9 @@ class Collector:
         self.settle()
         if due & lib.PYMEM_STOP_ASSIST and self._mark:
             self._assist(proc)
-        if not self._mark:
+        if (
+            not self._mark and not due & lib.PYMEM_STOP_ASSIST
+        ):  # an assist's object comes first, else none ever might
             self._test_trigger()
         self._fresh = None
         self.arm()

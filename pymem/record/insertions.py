@@ -135,7 +135,8 @@ INSERTIONS: tuple[Insertion, ...] = (
         "before",
         "if debug.gcpacertrace",
     ),
-    Insertion("mgcpacer.go", "gcControllerCommit", "pymemPacer()", "tail"),
+    Insertion("mgcpacer.go", "(*gcControllerState).commit", "pymemPacer({recv})", "tail"),
+    Insertion("mgcpacer.go", "(*gcControllerState).startCycle", "pymemCycleStart({recv})"),
     Insertion(
         "mgcpacer.go",
         "(*gcControllerState).setGCPercent",
@@ -146,6 +147,12 @@ INSERTIONS: tuple[Insertion, ...] = (
         "(*gcControllerState).setMemoryLimit",
         "pymemPut(pymemOpMemoryLimit, uint64({0}), 0, 0)",
     ),
+    # Objects with finalizers, which marking counts once more.
+    Insertion("mheap.go", "addfinalizer", "pymemFinalizer({0}, 1)", "before", "return true"),
+    Insertion(
+        "mheap.go", "removefinalizer", "pymemFinalizer({0}, 0)", "before", ".specialfinalizeralloc.free("
+    ),
+    Insertion("mheap.go", "freeSpecial", "pymemFinalizer({1}, 2)", "before", "queuefinalizer("),
     # Stacks.
     Insertion("stack.go", "stackalloc", "pymemStackAlloc({0})"),
     Insertion(

@@ -47,6 +47,7 @@ class Event(IntEnum):
     START_SPAN = lib.PYMEM_EV_START_SPAN
     START_OBJECT = lib.PYMEM_EV_START_OBJECT
     START_DONE = lib.PYMEM_EV_START_DONE
+    FINALIZER = lib.PYMEM_EV_FINALIZER
 
 
 DTYPES: dict[str, Any] = {

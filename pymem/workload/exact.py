@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pymem._native import lib
 from pymem.workload.columns import Columns, Event
+from pymem.workload.commits import commits_from_log
 from pymem.workload.exact_log import ExactLog, Op
 from pymem.workload.rows import Rows, latest
 
@@ -30,6 +32,7 @@ _MALLOC_HEADER = 8  # bytes in front of a scan object of more than 512 bytes
 _HEADER_MIN = 512
 _SMALL_MAX = 32768 - _MALLOC_HEADER
 _STACK, _HEAP = 1, 0
+_KEPT = 2  # FINALIZER: the sweep keeps the object
 _HEAP_MINIMUM = 4 << 20  # the goal before the first cycle, at GOGC=100; bytes
 _NO_GOAL = np.uint64(2**64 - 1)
 
@@ -95,6 +98,7 @@ class _Converter:
         nanoseconds = np.where(self.op == Op.MALLOC_BEGIN, self.b >> np.uint64(8), 0).astype(np.int64)
         self.rows = Rows(np.maximum.accumulate(nanoseconds), self.proc, records["g"].astype(np.int64))
         self.types = {t.address: i + 1 for i, t in enumerate(log.types.values())} if log.types else {}
+        self.commits, _ = commits_from_log(log)
         self.handles = 0
 
     def at(self, *ops: Op) -> Ints:
@@ -268,14 +272,8 @@ class _Converter:
         for flag, op in ((0, Op.SCAV_BEGIN), (1, Op.SCAV_END)):
             base = self.a[at(op)]
             rows.add(Event.SCAVENGE, at(op), flags=flag, object=base, size=self.b[at(op)], expect=base)
-        percent = at(Op.GC_PERCENT)
-        gogc = self.a[percent].astype(np.int64)
-        goal = np.where(gogc < 0, _NO_GOAL, (np.maximum(gogc, 0) * _HEAP_MINIMUM // 100).astype(np.uint64))
-        rows.add(Event.GOAL, percent, rank=0, object=goal)
-        goals, marked = at(Op.PACER_GOAL), at(Op.PACER)
-        latest = np.searchsorted(marked, goals) - 1
-        heap_marked = np.where(latest >= 0, self.c[marked[np.maximum(latest, 0)]], 0) if len(marked) else 0
-        rows.add(Event.GOAL, goals, object=self.c[goals], size=heap_marked)
+        self._finalizers()
+        self._goals()
         reads = at(Op.READ_MEM_STATS)
         values = at(Op.MEM_STATS)
         stop = (
@@ -284,6 +282,40 @@ class _Converter:
             else reads[:0]
         )
         rows.add(Event.STATS, stop)
+
+    def _finalizers(self) -> None:
+        """Add finalizers; those that a sweep queues were due at the mark before it, as deaths are."""
+        rows, records, flips = self.rows, self.at(Op.FINALIZER), self.at(Op.FLIP)
+        what, noscan = self.c[records] & np.uint64(0xFF), self.c[records] >= 0x100
+        now = records[~noscan & (what != _KEPT)]
+        rows.add(Event.FINALIZER, now, size=self.b[now], flags=self.c[now] & np.uint64(1))
+        for flag, kept in (
+            (lib.PYMEM_FINALIZER_GONE, records[~noscan & (what == _KEPT)]),
+            (lib.PYMEM_FINALIZER_REVIVES, records[noscan & (what == _KEPT)]),
+        ):
+            cycle = np.searchsorted(flips, kept) - 1
+            known = cycle >= 0
+            slots = np.stack((cycle[known].astype(np.uint64), self.a[kept[known]]))
+            # A tiny block is kept once, for however many of its objects.
+            _, first = np.unique(slots, axis=1, return_index=True)
+            one = kept[known][first]
+            rows.add(Event.FINALIZER, flips[cycle[known][first]], rank=0, size=self.b[one], flags=flag)
+
+    def _goals(self) -> None:
+        """Goals: a policy computes them where the log has what it takes, else they are told."""
+        rows, at = self.rows, self.at
+        goals, marked = at(Op.PACER_GOAL), at(Op.PACER)
+        if len(self.commits):
+            n = len(self.commits)
+            rows.add(Event.GOAL, self.commits, flags=1, object=self.c[goals[:n]], size=self.c[marked[:n]])
+            return
+        percent = at(Op.GC_PERCENT)
+        gogc = self.a[percent].astype(np.int64)
+        goal = np.where(gogc < 0, _NO_GOAL, (np.maximum(gogc, 0) * _HEAP_MINIMUM // 100).astype(np.uint64))
+        rows.add(Event.GOAL, percent, rank=0, object=goal)
+        latest = np.searchsorted(marked, goals) - 1
+        heap_marked = np.where(latest >= 0, self.c[marked[np.maximum(latest, 0)]], 0) if len(marked) else 0
+        rows.add(Event.GOAL, goals, object=self.c[goals], size=heap_marked)
 
     def _off_heap(self) -> None:
         foreign = np.uint64(0x100)

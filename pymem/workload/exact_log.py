@@ -73,6 +73,12 @@ SCAV_BEGIN        base                    pages
 SCAV_END          base                    pages
 SCAVENGE          bytes wanted            1 if forced
 RECLAIM           pages wanted
+PACER_HEAP        heapScan                totalAlloc                 totalFree
+PACER_MEMORY      mappedReady             heapFree                   sweepDistMinTrigger, 0 if all is swept
+PACER_TRIGGER     trigger                 goal                       consMark, a float64's bits
+CYCLE_START       heapLive                heapScan                   trigger
+FINALIZER         slot address            slot size                  1 set, 0 taken off, 2 gone as the sweep
+                                                                     keeps the object for it; 0x100 noscan
 ================= ======================= ========================== =====================================
 
 - The P field of PCACHE_FLUSH is the cache's owner. An empty cache is flushed, and filled, without a record.
@@ -80,6 +86,8 @@ RECLAIM           pages wanted
   calls by the allocator itself, which an emulator of it repeats unasked; a chunk or block that
   persistentalloc takes is own too, as it follows from the PERSISTENT record before it.
 - Between SCAV_BEGIN and SCAV_END, both under the heap lock, the scavenger holds the pages as if allocated.
+- The five PACER records are made each time the pacer computes its goal anew, in the order above and together;
+  PACER_TRIGGER completes them. Logs made before there were five have the first two, and none at the start.
 - FINISH_SWEEP starts the sweep termination of a GC, in which unswept span sets are reset and the arenas of
   mark bits take turns (MARK_BIT_EPOCH).
 """
@@ -190,7 +198,12 @@ class Op(IntEnum):
     SCAV_BEGIN = 53
     SCAV_END = 54
     SCAVENGE = 55
-    RECLAIM = 60
+    PACER_HEAP = 56
+    PACER_MEMORY = 57
+    PACER_TRIGGER = 58
+    CYCLE_START = 59
+    FINALIZER = 60
+    RECLAIM = 61
 
 
 @dataclass(frozen=True, slots=True)

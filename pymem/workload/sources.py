@@ -63,6 +63,7 @@ def open_stream(path: str | os.PathLike[str]) -> Workload | TraceStream:
 def _from_exact(path: str | os.PathLike[str]) -> Workload:
     import numpy as np
 
+    from pymem.workload.commits import commits_from_log
     from pymem.workload.exact import columns_from_log
     from pymem.workload.exact_log import Op, open_log
 
@@ -86,4 +87,5 @@ def _from_exact(path: str | os.PathLike[str]) -> Workload:
         padding_pages=(first - arena) // _PAGE + log.header.padding_pages,
         origin={"file": str(path), "go": log.header.go_version, "command": " ".join(log.header.command)},
         recorded_stats=tuple(log.memstats()),
+        commits=commits_from_log(log)[1],
     )

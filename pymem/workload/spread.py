@@ -66,8 +66,10 @@ def _spread(rows: Columns) -> Columns:
     order = np.argsort(keys, kind="stable")
     times = rows.time.copy()
     times[deaths] = rows.time[places.astype(np.int64)]
-    moved = {f.name: getattr(rows, f.name)[order] for f in fields(Columns) if f.name != "time"}
-    return Columns(time=np.maximum.accumulate(times[order]), **moved)
+    procs = rows.proc.copy()
+    procs[deaths] = -1  # it is nobody's doing, and there may be no P yet
+    moved = {f.name: getattr(rows, f.name)[order] for f in fields(Columns) if f.name not in {"time", "proc"}}
+    return Columns(time=np.maximum.accumulate(times[order]), proc=procs[order], **moved)
 
 
 def _births(rows: Columns, deaths: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

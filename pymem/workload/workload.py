@@ -11,7 +11,7 @@ import os
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -21,6 +21,7 @@ from pymem._files import check_regular
 from pymem._heap import ARENA_SIZE
 from pymem.errors import RecordingError
 from pymem.workload.columns import DTYPES, Columns, Event
+from pymem.workload.commits import Commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,6 +75,8 @@ class Workload:
     """What is known of the recording: `file`, `go`, `command`."""
     recorded_stats: tuple[dict[str, Any], ...] = ()
     """What the program's own ReadMemStats said at each STATS row, under Go's names."""
+    commits: tuple[Commit, ...] = ()
+    """What the program's pacer went by at each GOAL row with flags; older recordings have none."""
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -172,6 +175,7 @@ class Workload:
             "origin": self.origin,
             "types": [list(t) for t in self.types],
             "recorded_stats": list(self.recorded_stats),
+            "commits": [asdict(commit) for commit in self.commits],
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -205,6 +209,7 @@ class Workload:
                 columns=columns,
                 types=tuple(WorkloadType(*entry) for entry in header["types"]),
                 recorded_stats=tuple(header["recorded_stats"]),
+                commits=tuple(Commit.read(commit) for commit in header.get("commits", ())),
                 **{
                     key: header[key]
                     for key in ("tier", "resolution", "procs", "arena_base", "padding_pages", "origin")

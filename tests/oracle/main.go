@@ -1,9 +1,10 @@
 // Oracle programs: small, deterministic Go programs, each of which leans on one part of the memory manager. Recorded
 // with `pymem record --exact` they say what the real runtime does; built plainly they say what it does unwatched.
 //
-//	oracle PROGRAM [-mode off|forced|concurrent] [-n STEPS] [-every STEPS]
+//	oracle PROGRAM [-mode off|forced|paced|concurrent] [-n STEPS] [-every STEPS]
 //
-// off runs without GC, forced asks for a GC every so many steps, concurrent leaves the GC to the pacer. Each program
+// off runs without GC, forced asks for a GC every so many steps, concurrent leaves the GC to the pacer, paced does
+// both: GOGC and GOMEMLIMIT hold, and a GC is asked for every so many steps, the last one at the end. Each program
 // ends with a runtime.ReadMemStats, printed as JSON. Phase 1 marks the program's start in the log and phase 2 its end.
 package main
 
@@ -29,6 +30,7 @@ var programs = map[string]func(steps int, tick func(step int)){
 	"table":   table,
 	"final":   final,
 	"budget":  budget,
+	"grow":    grow,
 }
 
 // random is a linear congruential generator: the same numbers in every run and on every machine.
@@ -52,8 +54,10 @@ func main() {
 	switch mode {
 	case "off":
 		debug.SetGCPercent(-1)
-	case "forced":
-		debug.SetGCPercent(-1)
+	case "forced", "paced":
+		if mode == "forced" {
+			debug.SetGCPercent(-1)
+		}
 		due := every
 		tick = func(step int) {
 			if step >= due {
@@ -67,6 +71,9 @@ func main() {
 	}
 	phase(1)
 	program(steps, tick)
+	if mode == "paced" {
+		runtime.GC()
+	}
 	phase(2)
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
@@ -78,7 +85,7 @@ func options() (name, mode string, steps, every int) {
 	mode, steps, every = "off", 20000, 5000
 	args := os.Args[1:]
 	if len(args) == 0 {
-		fail("usage: oracle PROGRAM [-mode off|forced|concurrent] [-n STEPS] [-every STEPS]")
+		fail("usage: oracle PROGRAM [-mode off|forced|paced|concurrent] [-n STEPS] [-every STEPS]")
 	}
 	for i := 1; i+1 < len(args); i += 2 {
 		switch args[i] {

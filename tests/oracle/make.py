@@ -24,6 +24,8 @@ PROGRAMS = (
     *("empty", "tiny", "header", "large", "maps", "slices", "types"),
     *("stacks", "gophers", "table", "final", "budget"),
 )
+GROWING = "grow"
+"""A program for the pacer: it allocates what its steps say, and frees nothing."""
 TIMES = ("LastGC", "PauseTotalNs", "PauseNs", "PauseEnd", "GCCPUFraction")
 """Fields of MemStats that no two runs share."""
 
@@ -49,25 +51,39 @@ def _command(program: str, mode: str, steps: int | None) -> list[str]:
 
 
 def run_plain(
-    binary: Path, log: Path, program: str, mode: str, *, procs: int = 1, steps: int | None = None
+    binary: Path,
+    log: Path,
+    program: str,
+    mode: str,
+    *,
+    procs: int = 1,
+    steps: int | None = None,
+    env: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run the unchanged oracle and return its MemStats.
 
     The environment is a recording's to the letter, as the runtime copies it to the heap; no log is made.
     """
     command = [str(binary), *_command(program, mode, steps)]
-    env = environment(log, procs, None, DEFAULT_MAX_BYTES)
-    done = subprocess.run(command, env=env, check=True, capture_output=True)
+    settings = environment(log, procs, env, DEFAULT_MAX_BYTES)
+    done = subprocess.run(command, env=settings, check=True, capture_output=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
 def run_recording(
-    binary: Path, log: Path, program: str, mode: str, *, procs: int = 1, steps: int | None = None
+    binary: Path,
+    log: Path,
+    program: str,
+    mode: str,
+    *,
+    procs: int = 1,
+    steps: int | None = None,
+    env: dict[str, str] | None = None,
 ) -> Recorded:
     """Record one run of the oracle; what it prints is thrown away, as the log has it too."""
     command = _command(program, mode, steps)
-    return record_binary(binary, command, output=log, gomaxprocs=procs, stdout=subprocess.DEVNULL)
+    return record_binary(binary, command, output=log, gomaxprocs=procs, env=env, stdout=subprocess.DEVNULL)
 
 
 def main(folder: Path) -> None:
