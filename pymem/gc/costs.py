@@ -32,6 +32,12 @@ class Costs:
     """The world stopped to begin a cycle."""
     term_ns: int = 25_000
     """The world stopped to end marking."""
+    move_object_ns: float = 30.0
+    """An object moved by compaction. Go moves none: this and the next two are our own core's, on the same machine."""
+    move_byte_ns: float = 0.15
+    """Each byte of it."""
+    fix_byte_ns: float = 0.25
+    """A byte of scan work looked at for pointers to what has moved."""
     scavenge_call_ns: float = 2000.0
     """A run of pages given back to the operating system."""
     scavenge_page_ns: float = 1450.0
