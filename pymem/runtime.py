@@ -364,9 +364,9 @@ class Runtime:
         """Where the last compaction put things; None if nothing was ever compacted.
 
         Whatever lets time pass (allocating, `gc`, `work`, `sleep`, asking for `now` or statistics) may end a cycle and
-        so move objects. Afterwards an address in a Python variable is stale, as is a `view`: load it anew from a root, a
-        frame or an object, or have it translated. With liveness="record", where the program's own list of addresses is
-        all there is, an observer sees each compaction and no move is missed:
+        so move objects. Afterwards an address in a Python variable is stale, as is a `view`: load it anew from a root,
+        a frame or an object, or have it translated. With liveness="record" the program's own list of addresses is all
+        there is; an observer sees each compaction, so that no move is missed:
         `rt.on_gc(lambda e: e.moves and e.moves.apply(addrs))`.
         What an allocating call returns is always right: its objects are not moved before it returns.
         """

@@ -35,7 +35,9 @@ def core() -> Iterator[Core]:
     core.check()
 
 
-def sparse(core: Core, size: int, *, noscan: bool = False, type_: int = 1, n: int = 2000, keep: int = 10) -> Any:
+def sparse(
+    core: Core, size: int, *, noscan: bool = False, type_: int = 1, n: int = 2000, keep: int = 10
+) -> Any:
     """Allocate n objects, have all but each keep-th die, and return those that live."""
     addrs = core.malloc_same(0, size, noscan, type_, n)
     core.gc_collect(0, sorted({*addrs} - {*addrs[::keep]}))
@@ -83,12 +85,14 @@ def test_choice(seed: int) -> None:
         n = rng.randrange(1, min(5 * 8192 // size + 30, 3000))
         kept += core.malloc_same(0, size, size >= 16 and rng.random() < 0.5, 0, n)
     rng.shuffle(kept)
-    dead, kept = kept[: len(kept) * rng.randrange(10) // 10], kept
+    dead = kept[: len(kept) * rng.randrange(10) // 10]
     core.gc_collect(0, dead)
     kept = sorted({*kept} - {*dead})
     pins = rng.sample(kept, min(len(kept), rng.randrange(3)))
     fill = rng.choice([0.1, 0.5, 0.9, 1.0])
-    pinned = {int(s["base"]) for s in core.spans() for p in pins if 0 <= p - int(s["base"]) < s["pages"] * PAGE}
+    pinned = {
+        int(s["base"]) for s in core.spans() for p in pins if 0 <= p - int(s["base"]) < s["pages"] * PAGE
+    }
     want, victims = expected_moves(core, fill, pinned)
     types_before = [core.living()[a] for a in kept]
     out, moves = core.compact(0, fill, pins)
@@ -274,7 +278,7 @@ def length(rt: pymem.Runtime) -> int:
 def test_off_by_default() -> None:
     with pymem.Runtime() as rt:
         fragmented(rt)
-        assert rt.gc().compaction is rt.moves is rt.gc_stats.cycles[0].compaction is None
+        assert (rt.gc().compaction, rt.moves, rt.gc_stats.cycles[0].compaction) == (None, None, None)
 
 
 def test_cycle_ends_with_it() -> None:
@@ -402,7 +406,8 @@ def test_by_record(seed: int) -> None:
     """Without contents slots move all the same; an observer keeps a program's list of addresses right."""
     rng = random.Random(seed)
     held, sizes = np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    with pymem.Runtime(compaction=rng.choice([True, 0.9]), liveness="record", gogc=rng.choice(["off", 5])) as rt:
+    gogc = rng.choice(["off", "5"])
+    with pymem.Runtime(compaction=rng.choice([True, 0.9]), liveness="record", gogc=gogc) as rt:
         rt.on_gc(lambda event: event.moves.apply(held) if event.moves else None)
         moved = 0
         for _ in range(8):
@@ -419,7 +424,9 @@ def test_by_record(seed: int) -> None:
             rt.gc(dead)
             moved += len(rt.moves or ())
             rt.check()
-            assert all(rt.object_at(a).slot_size >= s for a, s in zip(held.tolist(), sizes.tolist(), strict=True))
+            assert all(
+                rt.object_at(a).slot_size >= s for a, s in zip(held.tolist(), sizes.tolist(), strict=True)
+            )
         assert moved
 
 
@@ -574,7 +581,9 @@ def test_graphs_are_isomorphic(seed: int) -> None:
     plain, none = run_graph(seed, compaction=False)
     moved, _ = run_graph(seed, compaction=1)
     assert none == 0
-    assert {k: (t.size, t.edges) for k, t in plain.items()} == {k: (t.size, t.edges) for k, t in moved.items()}
+    assert {k: (t.size, t.edges) for k, t in plain.items()} == {
+        k: (t.size, t.edges) for k, t in moved.items()
+    }
 
 
 def test_graphs_are_moved() -> None:

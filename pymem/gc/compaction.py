@@ -1,8 +1,8 @@
 """Compaction: what moving objects would buy. Go never moves one; a runtime does if it was made with `compaction=True`.
 
-At the end of a cycle, the world stopped and all swept, the sparsest spans of each size class are emptied into free slots
-of the others, and their pages are given back. `csrc/compact.c` chooses, moves and sets pointers right; here it is
-asked to, and what it says becomes a record.
+At the end of a cycle, the world stopped and all swept, the sparsest spans of each size class are emptied into free
+slots of the others, and their pages are given back. `csrc/compact.c` chooses, moves and sets pointers right; here it
+is asked to, and what it says becomes a record.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Moves:
         return len(self.old)
 
     def translate(self, addrs: npt.ArrayLike) -> UInt64s:
-        """Return the addresses as they are since; what has not moved is as before, an interior address stays interior."""
+        """Return the addresses as they are since: others for what has moved, with the same offset inside."""
         array = addresses(np.atleast_1d(addrs)).copy()
         if len(self) and len(array):
             at = np.searchsorted(self.old, array, side="right") - 1

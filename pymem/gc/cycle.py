@@ -164,7 +164,9 @@ class Collector:
         self._two = ffi.new("uint64_t[2]")
         self._busy_proc = procs[0] if procs else -1
         self._fresh: UInt64s | None = None
-        self._held: UInt64s | None = None  # addresses that a call under way still needs: compaction leaves them alone
+        self._held: UInt64s | None = (
+            None  # addresses that a call under way still needs: compaction leaves them alone
+        )
         self._pins: int | None = None  # root set of what a call has made and its caller does not hold yet
         self.scavenger = Scavenger(heap, gomaxprocs=lambda: self.clock.procs, costs=costs)
         self._last_heap_in_use = 0  # bytes, when the last cycle ended
