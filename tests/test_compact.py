@@ -18,7 +18,7 @@ import pymem
 from pymem import types
 from pymem._native import lib
 from pymem.errors import AddressError, ConfigError
-from pymem.gc.compaction import Compaction, Compactor
+from pymem.gc.compaction import Compaction, Compactor, Moves
 from pymem.gc.costs import Costs
 from pymem.gc.cycle import GCEvent, GCPhase
 from pymem.layout import Type
@@ -94,25 +94,26 @@ def test_choice(seed: int) -> None:
         int(s["base"]) for s in core.spans() for p in pins if 0 <= p - int(s["base"]) < s["pages"] * PAGE
     }
     want, victims = expected_moves(core, fill, pinned)
-    types_before = [core.living()[a] for a in kept]
+    living = core.living()
+    types_before = [living[a] for a in kept]
     out, moves = core.compact(0, fill, pins)
     assert moves == want
     assert (out.spans_freed, out.bytes_moved) == (len(victims), sum(size for _, _, size in want))
     bases = {int(s["base"]) for s in core.spans()}
     assert not bases & set(victims)
     core.check()
-    assert [core.living()[a] for a in translated(moves, kept)] == types_before
+    living = core.living()
+    assert [living[a] for a in translated(moves, kept)] == types_before
     core.malloc_same(0, 48, False, 0, 500)
     core.check()
 
 
 def translated(moves: list[tuple[int, int, int]], addrs: list[int]) -> list[int]:
     """Return the addresses after the moves."""
-    found = []
-    for a in addrs:
-        hit = next(((old, new) for old, new, size in moves if old <= a < old + size), (0, 0))
-        found.append(a - hit[0] + hit[1])
-    return found
+    if not moves:
+        return addrs
+    old, new, size = (np.array(column, np.uint64) for column in zip(*sorted(moves), strict=True))
+    return [int(a) for a in Moves(old, new, size).translate(addrs)]
 
 
 def test_plan_moves_nothing(core: Core) -> None:
