@@ -421,6 +421,17 @@ int pymem_read_pace(pymem_heap *h, pymem_pace_info *out) {
     return leave(h, PYMEM_OK);
 }
 
+int pymem_compact(pymem_heap *h, int32_t id, double max_fill, const uint64_t *pins, uint64_t npins, pymem_moves *moves,
+                  pymem_compaction *out) {
+    ENTER(h);
+    proc *p;
+    int rc = get_proc(h, id, false, &p);
+    if (!rc) rc = no_gc_check(h);
+    if (!rc && !(max_fill > 0 && max_fill <= 1))
+        rc = fail(h, PYMEM_EINVAL, "sparse spans are filled to a share above 0 and at most 1");
+    return leave(h, rc ? rc : compact(h, p, max_fill, pins, npins, moves, out));
+}
+
 /* ---- the graph ---- */
 
 int pymem_memory_on(pymem_heap *h) {

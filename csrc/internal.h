@@ -448,7 +448,7 @@ span_set *set_swept(pymem_heap *h, uint32_t span_class, bool full);
 span_set *set_unswept(pymem_heap *h, uint32_t span_class, bool full);
 void span_set_push(pymem_heap *h, proc *p, mspan *s, bool full); /* on the swept set */
 mspan *span_set_pop(pymem_heap *h, uint32_t span_class, bool full, bool swept);
-void span_set_remove(pymem_heap *h, mspan *s, int parity); /* out of turn; only a follower repairing itself does that */
+void span_set_remove(pymem_heap *h, mspan *s, int parity); /* out of turn, as Go never does */
 void span_set_to_front(pymem_heap *h, mspan *s);
 void span_set_rotate(pymem_heap *h, mspan *s, int parity);
 void span_sets_reset(pymem_heap *h);
@@ -462,6 +462,7 @@ void memory_span_swept(pymem_heap *h, const mspan *s);
 void memory_new_object(pymem_heap *h, uint64_t addr, uint64_t size, uint32_t type);
 void memory_new_objects(pymem_heap *h, const uint64_t *addrs, uint64_t n, const uint64_t *sizes, uint64_t size,
                         const uint32_t *types, uint32_t type); /* sizes or size, types or type */
+void memory_move_slot(pymem_heap *h, const mspan *from, uint32_t i, const mspan *to, uint32_t j);
 int memory_type_add(pymem_heap *h, uint32_t id, uint64_t size, uint64_t ptrdata, const uint64_t *mask, uint64_t words);
 const type_map *memory_type(const pymem_heap *h, uint64_t type); /* NULL: every word may be a pointer */
 /* Bytes of an object of so many bytes up to its last pointer: whole elements but for the last one's tail. */
@@ -552,6 +553,10 @@ void heap_undeclare_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n);
 int span_kill_slot(pymem_heap *h, mspan *s, uint32_t slot);
 int span_set_type(pymem_heap *h, mspan *s, uint32_t slot, uint32_t type);
 uint64_t span_object_addr(const mspan *s, uint32_t slot);
+
+/* ---- compact.c: moving objects, which Go never does ---- */
+int compact(pymem_heap *h, proc *p, double max_fill, const uint64_t *pins, uint64_t npins, pymem_moves *moves,
+            pymem_compaction *out); /* moves NULL: only tells what it would do */
 
 /* ---- restore.c ---- */
 int restore_span(pymem_heap *h, uint64_t base, uint64_t npages, int kind, uint32_t span_class, mspan **out);

@@ -188,6 +188,16 @@ void memory_new_objects(pymem_heap *h, const uint64_t *addrs, uint64_t n, const 
     for (uint64_t i = 0; i < n; i++) memory_new_object(h, addrs[i], sizes ? sizes[i] : size, types ? types[i] : type);
 }
 
+/* The bytes and the pointer map of a slot in another one of its class. */
+void memory_move_slot(pymem_heap *h, const mspan *from, uint32_t i, const mspan *to, uint32_t j) {
+    uint64_t size = from->elem_size, page = page_of(h, to->base);
+    memcpy(memory_at(h, to->base + j * size), memory_at(h, from->base + i * size), size);
+    if (from->span_class & 1 || size > MIN_HEADER_SIZE) return;
+    uint64_t mask = memory_read_bits(h->memory, page_of(h, from->base), size, i);
+    write_bits(heap_bits(h->memory, page, size), size / 8, j, mask);
+    note_mask(h->memory, page, mask);
+}
+
 /* ---- types ---- */
 
 static int types_reserve(pymem_heap *h, uint32_t id) {

@@ -172,6 +172,26 @@ int pymem_store_batch(pymem_heap *h, const uint64_t *objects, const uint64_t *of
 int pymem_load_batch(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, uint64_t n, uint64_t *out,
                      uint64_t *done);
 
+/* ---- compaction: objects are moved out of sparse spans, which Go never does ---- */
+typedef struct {
+    uint64_t objects_moved, bytes_moved; /* slots; a tiny block is one */
+    uint64_t spans_freed, pages_won;     /* emptied, and given back to the page allocator */
+    uint64_t spans_pinned;               /* as sparse, but something in them must stay where it is */
+    uint64_t pointers_set;               /* words of objects and roots that now hold another address */
+} pymem_compaction;
+/* What was moved, in the order of span classes and old addresses: slots, so an interior address keeps its offset. */
+typedef struct {
+    uint64_t *before, *after, *size; /* addresses of slots, and their bytes; the caller's, with room for cap */
+    uint64_t cap, n;
+} pymem_moves;
+/* Between cycles, with the world stopped. All caches are flushed and all is swept; then objects move out of the
+ * sparsest spans of each class, filled to max_fill (above 0, at most 1) or less, into free slots of the others. Roots
+ * and objects of known types are told of it. Pinned are the objects at the addresses pins (those where nothing lives
+ * do not count), and what words of objects without a known type point to. A replay's handles are not told.
+ * moves NULL: nothing moves, out says what would (but for pointers_set). EINVAL: cap is below objects_moved. */
+int pymem_compact(pymem_heap *h, int32_t proc, double max_fill, const uint64_t *pins, uint64_t npins,
+                  pymem_moves *moves, pymem_compaction *out);
+
 /* ---- MemStats ---- */
 typedef struct {
     uint64_t alloc, total_alloc, sys, lookups, mallocs, frees;

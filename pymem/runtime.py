@@ -13,6 +13,7 @@ from pymem._heap import Heap
 from pymem._native import ffi, lib
 from pymem.env import Settings, read_settings
 from pymem.errors import ConfigError
+from pymem.gc.compaction import Compactor, Moves
 from pymem.gc.costs import Costs
 from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS, Collector, GCEvent, GCResult, Liveness
 from pymem.gc.gonumbers import MAX_INT64
@@ -62,6 +63,10 @@ class Runtime:
         start_unix_ns: date of the process's birth for `MemStats`, ns since 1970. Virtual time itself begins at 0.
         trace: where the lines of GODEBUG's gctrace, gcpacertrace and scavtrace go, as `settings` asks for them.
         settings: what GODEBUG says (`from_env` reads it); its GOGC, GOMEMLIMIT and GOMAXPROCS are not looked at.
+        compaction: whether each cycle ends with objects being moved out of sparse spans, so that one can see what it
+            would buy; Go never moves an object. True: out of spans that are at most half full; a number above 0 and at
+            most 1: filled to such a share. Roots, frames and what is stored in objects follow; an address in a Python
+            variable, or a view, does not: see `moves`.
         cache: "p" is Go's; "goroutine" gives each goroutine a cache of its own, to compare.
         arena_base: address of the first arena, a multiple of 64 MB. Go's default when the base is not randomised.
         address_space: bytes that the heap may map before it is out of memory.
@@ -86,6 +91,7 @@ class Runtime:
         start_unix_ns: int = 0,
         settings: Settings | None = None,
         trace: TextIO | None = None,
+        compaction: bool | float = False,
         cache: Cache = "p",
         arena_base: int = 0xC000000000,
         address_space: int = 1 << 40,
@@ -118,6 +124,7 @@ class Runtime:
             stats=self._gc_stats,
             globals_bytes=byte_count(globals_bytes, "globals_bytes"),
             tracer=Tracer(settings, trace or sys.stderr) if settings else None,
+            compactor=Compactor(self._heap, compaction) if compaction is not False else None,
         )
         self._gc.commit()
 
@@ -351,6 +358,19 @@ class Runtime:
     def on_gc(self, observer: Callable[[GCEvent], None]) -> None:
         """Call the observer at every step of every cycle from now on. It may look at the runtime, not change it."""
         self._gc.observers.append(observer)
+
+    @property
+    def moves(self) -> Moves | None:
+        """Where the last compaction put things; None if nothing was ever compacted.
+
+        Whatever lets time pass (allocating, `gc`, `work`, `sleep`, asking for `now` or statistics) may end a cycle and
+        so move objects. Afterwards an address in a Python variable is stale, as is a `view`: load it anew from a root,
+        a frame or an object, or have it translated. With liveness="record" the program's own list of addresses is all
+        there is; an observer sees each compaction, so that no move is missed:
+        `rt.on_gc(lambda e: e.moves and e.moves.apply(addrs))`.
+        What an allocating call returns is always right: its objects are not moved before it returns.
+        """
+        return self._gc.compactor.moves if self._gc.compactor else None
 
     @property
     def gc_stats(self) -> GCStats:

@@ -264,6 +264,21 @@ class Core:
         self.mark_end(proc)
         return totals
 
+    def compact(
+        self, proc: int = 0, max_fill: float = 1.0, pins: Sequence[int] = (), *, plan: bool = False
+    ) -> tuple[Any, list[tuple[int, int, int]]]:
+        """Return what it did, or would do, and the old address, new address and size of each slot that moved."""
+        out, moves, args = ffi.new("pymem_compaction *"), ffi.new("pymem_moves *"), self._column(pins)
+        self.heap.call(lib.pymem_compact, proc, max_fill, *args, ffi.NULL, out)
+        if plan:
+            return out, []
+        columns = np.zeros((3, out.objects_moved), np.uint64)
+        moves.before, moves.after, moves.size = (pointer("uint64_t", column) for column in columns)
+        moves.cap = out.objects_moved
+        self.heap.call(lib.pymem_compact, proc, max_fill, *args, moves, out)
+        assert moves.n == out.objects_moved
+        return out, [(int(a), int(b), int(size)) for a, b, size in columns.T]
+
     def living(self) -> dict[int, int]:
         """Return the type of each living object by its address."""
         spans = [s for s in self.spans() if s["state"] == 1]

@@ -134,7 +134,25 @@ def graph(c: Core) -> None:
     assert sorted(c.load([addrs[0], addrs[2]], [0, 0])) == sorted(addrs[2:])
 
 
-SCENARIOS = [graph, boot, procs, kinds, same, each, growth, stacks, collection, unswept, scavenged]
+def compacted(c: Core) -> None:
+    """Objects of each kind moved out of sparse spans, with their side tables, and a pointer to one of them."""
+    c.proc_new()
+    c.type_add(1, 32, (0,))
+    kept, dead = [], []
+    for size, noscan in [(32, False), (5, True), (16, True), (1024, False), (9000, True)]:
+        addrs = c.malloc_same(0, size, noscan, 1, 3 * 512)
+        kept += addrs[::17]
+        dead += sorted({*addrs} - {*addrs[::17], *([] if size == 5 else addrs[8:16])})
+    c.malloc_same(0, 32, False, 0, 300)
+    c.roots_new(kept[:1])
+    c.gc_collect(0, dead)
+    c.mark_dead(kept[100:110])
+    done, moves = c.compact(0)
+    assert done.spans_freed > 10
+    assert len(moves) > 100
+
+
+SCENARIOS = [graph, compacted, boot, procs, kinds, same, each, growth, stacks, collection, unswept, scavenged]
 
 
 def faults(scenario: Scenario) -> Iterator[Core]:

@@ -16,7 +16,7 @@ __all__ = ["Costs"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Nanoseconds of one P's time. The defaults are real Go 1.27.3's, by `python bench/costs.py`."""
+    """Nanoseconds of one P's time. The defaults are real Go 1.27.3's, by `python bench/costs.py`, but for moving."""
 
     malloc_ns: float = 25.0
     """An allocation, with what the program does around it."""
@@ -32,6 +32,12 @@ class Costs:
     """The world stopped to begin a cycle."""
     term_ns: int = 25_000
     """The world stopped to end marking."""
+    move_object_ns: float = 100.0
+    """An object moved by compaction. Go moves none: this and the next two are what our own core takes."""
+    move_byte_ns: float = 0.4
+    """Each byte of its slot."""
+    fix_byte_ns: float = 0.35
+    """A byte of scan work, looked through for pointers to what has moved."""
     scavenge_call_ns: float = 2000.0
     """A run of pages given back to the operating system."""
     scavenge_page_ns: float = 1450.0

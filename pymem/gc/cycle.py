@@ -15,7 +15,8 @@ A cycle, as Go's mgc.go has it:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from pymem._arrays import UInt64s
     from pymem._heap import Heap
+    from pymem.gc.compaction import Compaction, Compactor, Moves
     from pymem.gc.costs import Costs
     from pymem.gc.marking import Mark, Progress
     from pymem.gc.protocol import Pacer
@@ -68,6 +70,8 @@ class GCPhase(StrEnum):
     SWEEP_TERMINATION = "sweep termination"
     MARK = "mark"
     MARK_TERMINATION = "mark termination"
+    COMPACTION = "compaction"
+    """Objects were moved, the world still stopped. Only where it is asked for: Go has no such phase."""
     SWEEP = "sweep"
     SWEPT = "swept"
 
@@ -83,6 +87,8 @@ class GCEvent:
     """Virtual time, ns since the process began."""
     heap_live: int
     """Bytes."""
+    moves: Moves | None = None
+    """COMPACTION: where everything went. Who holds addresses outside of roots and objects asks it for the new ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,8 @@ class GCResult:
     swept_spans: int
     freed_pages: int
     """Pages of 8,192 bytes that went back to the page allocator."""
+    compaction: Compaction | None = None
+    """What moving objects did; its pages are among freed_pages."""
 
 
 class Collector:
@@ -113,6 +121,7 @@ class Collector:
         stats: where the collector reports to.
         globals_bytes: globals that hold pointers and are no roots here: those of Go's own packages.
         tracer: who prints the lines that GODEBUG asks for.
+        compactor: who moves objects at the end of a cycle; None, as in Go: nobody.
 
     """
 
@@ -127,6 +136,7 @@ class Collector:
         stats: GCStats,
         globals_bytes: int = EMPTY_PROGRAM_GLOBALS,
         tracer: Tracer | None = None,
+        compactor: Compactor | None = None,
     ) -> None:
         self.heap = heap
         self.pacer = pacer
@@ -134,6 +144,7 @@ class Collector:
         self.liveness: Liveness = liveness
         self.stats = stats
         self._tracer = tracer
+        self.compactor = compactor
         self._globals = globals_bytes
         pacer.add_globals(globals_bytes)
         self.clock = Clock(len(procs))
@@ -153,6 +164,9 @@ class Collector:
         self._two = ffi.new("uint64_t[2]")
         self._busy_proc = procs[0] if procs else -1
         self._fresh: UInt64s | None = None
+        self._held: UInt64s | None = (
+            None  # addresses that a call under way still needs: compaction leaves them alone
+        )
         self._pins: int | None = None  # root set of what a call has made and its caller does not hold yet
         self.scavenger = Scavenger(heap, gomaxprocs=lambda: self.clock.procs, costs=costs)
         self._last_heap_in_use = 0  # bytes, when the last cycle ended
@@ -468,10 +482,28 @@ class Collector:
         self._unpin()
         heap.call(lib.pymem_gc_flip)
         self._swept = False
+        self._compact(cycle)
         self._enter(cycle)
         heap.call(lib.pymem_gc_end, self._busy_proc, cycle.forced)
         self._flush()
         self._tell(GCPhase.SWEEP, cycle)
+        if self._swept:
+            self._swept_all()
+
+    def _compact(self, cycle: CycleRecord) -> None:
+        """Sweep all and move objects together, the world still stopped and all Ps at it. Without memory: not now."""
+        if self.compactor is None:
+            return
+        with suppress(MemoryError):
+            self._flush()
+            swept_ns = self._sweep(_NEVER) * self.costs.sweep_span_ns
+            held = [array for array in (self._fresh, self._held) if array is not None]
+            moved = self.compactor.run(self._busy_proc, held)
+            work = self.pacer.heap_scan_work + self.pacer.stack_scan_work + self.pacer.globals_scan_work
+            ns = int((swept_ns + moved.ns(self.costs, work)) / self.clock.procs)
+            self._stop_world(ns, cycle)
+            cycle.compaction = replace(moved, time_ns=ns)
+            self._tell(GCPhase.COMPACTION, cycle, self.compactor.moves)
 
     def _enter(self, cycle: CycleRecord) -> None:
         """Take down what the cycle was, and let the pacer go on from there."""
@@ -603,6 +635,7 @@ class Collector:
         after = self._tally()
         self.arm()
         return GCResult(
+            compaction=self.stats.cycles[-1].compaction,
             cycle=self.stats.num_gc,
             marked_bytes=self.pacer.heap_marked,
             freed_objects=after.frees - before.frees,
@@ -614,16 +647,18 @@ class Collector:
     def gc_dead(self, proc: int, dead: Any, *, zero_base: int) -> GCResult:
         """Collect with the world stopped: the objects at `dead` die, all others live. All or nothing."""
         self._busy_proc = proc
+        array = addresses(dead)
+        array = self._held = array[array != zero_base]
         self.settle()
         self.finish_mark()
-        array = addresses(dead)
-        array = array[array != zero_base]
+        self._held = None
         out, done = ffi.new("pymem_gc_result *"), ffi.new("uint64_t *")
         self._sync()
         heap0 = self.pacer.heap_live
         self.heap.call(lib.pymem_gc_collect, proc, pointer("uint64_t", array), len(array), done, out)
         self._stopped_cycle(heap0)
         return GCResult(
+            compaction=self.stats.cycles[-1].compaction,
             cycle=out.cycle,
             marked_bytes=out.marked_bytes,
             freed_objects=out.freed_objects,
@@ -650,6 +685,7 @@ class Collector:
         cycle.term_ns, cycle.heap1 = self.clock.now, heap0
         pacer.end_cycle(self.clock.now, procs)
         self._swept = True
+        self._compact(cycle)
         self._enter(cycle)
         self._tell(GCPhase.SWEPT, cycle)
         self.arm()
@@ -692,10 +728,10 @@ class Collector:
             int(now.object_spans),
         )
 
-    def _tell(self, phase: GCPhase, cycle: CycleRecord | None) -> None:
+    def _tell(self, phase: GCPhase, cycle: CycleRecord | None, moves: Moves | None = None) -> None:
         if self.observers:
             number = cycle.number if cycle else self.stats.num_gc
-            event = GCEvent(phase, number, self.clock.now, self.pacer.heap_live)
+            event = GCEvent(phase, number, self.clock.now, self.pacer.heap_live, moves)
             for observer in self.observers:
                 observer(event)
 

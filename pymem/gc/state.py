@@ -7,8 +7,12 @@ Names are those of Go's `memstats`, `work.cpuStats` and `gcController`, in snake
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pymem.gc.histogram import TimeHistogram
+
+if TYPE_CHECKING:
+    from pymem.gc.compaction import Compaction
 
 __all__ = ["PAUSES_KEPT", "CPUStats", "CycleRecord", "GCStats"]
 
@@ -86,6 +90,9 @@ class CycleRecord:
     """Allocation to marking, bytes a CPU-ns each, as estimated *before* this cycle. Go: oldConsMark."""
     gc_cpu_fraction: float = 0.0
     """Since the process began, at the end of this cycle."""
+
+    compaction: Compaction | None = None
+    """What moving objects did, where the runtime was made with compaction. Go never does it."""
 
 
 @dataclass(slots=True)
