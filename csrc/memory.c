@@ -88,13 +88,17 @@ static uint16_t page_info(const mspan *s, uint64_t k) {
     return (uint16_t)((s->span_class + PAGE_CLASS) | (s->span_class >> 1 ? k << 8 : 0));
 }
 
-/* The pages are a span's, or nobody's. Those that have been somebody's may hold old bytes. */
+/* The pages are a span's, or nobody's. Those that have been somebody's may hold old bytes: a span with one of them
+ * says so in its first page, where zero_slot looks. Go: allocNeedsZero */
 void memory_set_pages(pymem_heap *h, uint64_t page, uint64_t npages, const mspan *s) {
     object_memory *m = h->memory;
+    uint8_t dirty = 0;
     for (uint64_t k = 0; k < npages; k++) {
+        dirty |= m->state[page + k] & PAGE_DIRTY;
         m->info[page + k] = page_info(s, k);
         m->state[page + k] = s ? m->state[page + k] & PAGE_DIRTY : PAGE_DIRTY;
     }
+    m->state[page] |= dirty;
 }
 
 void memory_span_swept(pymem_heap *h, const mspan *s) {
