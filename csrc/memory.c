@@ -73,7 +73,7 @@ void memory_release(pymem_heap *h) {
     if (!m) return;
     for (uint32_t i = 0; i < m->ntypes; i++) os_free(h, m->types[i].mask, m->types[i].words * 8);
     os_free(h, m->types, m->ntypes * sizeof *m->types);
-    for (uint32_t i = 0; i < m->nroots; i++) os_free(h, m->roots[i].addrs, m->roots[i].n * 8 + 8);
+    for (uint32_t i = 0; i < m->nroots; i++) os_free(h, m->roots[i].addrs, m->roots[i].cap * 8);
     os_free(h, m->roots, m->nroots * sizeof *m->roots);
     os_unreserve(m->base, m->reserved);
     os_free(h, m, sizeof *m);
@@ -265,6 +265,7 @@ int memory_bytes(pymem_heap *h, uint64_t addr, uint64_t size, char **out) {
     if (size > end - addr)
         return fail(h, PYMEM_EADDRESS, "%llu bytes from 0x%llx on pass the end of the object's slot at 0x%llx",
                     (ull)size, (ull)addr, (ull)end);
+    h->memory->points = true;
     *out = memory_at(h, addr);
     return PYMEM_OK;
 }
@@ -324,6 +325,7 @@ int memory_store(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets
     known_span from = {0}, to = {0};
     uint64_t i = 0;
     int rc = PYMEM_OK;
+    h->memory->points = true;
     for (; i < n; i++) {
         uint64_t object = objects[i], offset = offsets[i], target = targets[i];
         bool good = !(offset & 7) && offset < h->config.address_space && know(h, &from, object, offset + 8);

@@ -62,6 +62,9 @@ class Runtime:
         start_unix_ns: date of the process's birth for `MemStats`, ns since 1970. Virtual time itself begins at 0.
         trace: where the lines of GODEBUG's gctrace, gcpacertrace and scavtrace go, as `settings` asks for them.
         settings: what GODEBUG says (`from_env` reads it); its GOGC, GOMEMLIMIT and GOMAXPROCS are not looked at.
+        check_mark: prove each mark by graph with a second one while the world stands, as GODEBUG's gccheckmark does:
+            CorruptHeapError names an object that is reachable but was not marked, and the way to it. It takes no
+            virtual time.
         cache: "p" is Go's; "goroutine" gives each goroutine a cache of its own, to compare.
         arena_base: address of the first arena, a multiple of 64 MB. Go's default when the base is not randomised.
         address_space: bytes that the heap may map before it is out of memory.
@@ -86,6 +89,7 @@ class Runtime:
         start_unix_ns: int = 0,
         settings: Settings | None = None,
         trace: TextIO | None = None,
+        check_mark: bool = False,
         cache: Cache = "p",
         arena_base: int = 0xC000000000,
         address_space: int = 1 << 40,
@@ -118,6 +122,7 @@ class Runtime:
             stats=self._gc_stats,
             globals_bytes=byte_count(globals_bytes, "globals_bytes"),
             tracer=Tracer(settings, trace or sys.stderr) if settings else None,
+            check_mark=check_mark or (settings is not None and settings.gccheckmark > 0),
         )
         self._gc.commit()
 
@@ -129,8 +134,8 @@ class Runtime:
 
         GOGC (100 if unset), GOMEMLIMIT, GOMAXPROCS (1 if unset: it is no property of an emulation that this machine has
         so and so many processors), and of GODEBUG gctrace, gcpacertrace and scavtrace, whose lines go to `trace`
-        (stderr). options: what else `Runtime` takes; they win. Raises ConfigError for a malformed GOMEMLIMIT, as Go
-        throws; what else is malformed does not count, as in Go.
+        (stderr), and gccheckmark (see `check_mark`). options: what else `Runtime` takes; they win. Raises ConfigError
+        for a malformed GOMEMLIMIT, as Go throws; what else is malformed does not count, as in Go.
         """
         settings = read_settings(environ)
         found: dict[str, Any] = {
@@ -173,8 +178,10 @@ class Runtime:
         before = self._sched.gomaxprocs
         if n is not None:
             self._gc.settle()
-            self._sched.resize(self._sched.proc_count(n))
-            self._gc.resize(self._sched.gomaxprocs)
+            try:
+                self._sched.resize(self._sched.proc_count(n))
+            finally:  # without memory some of those that should go may be left
+                self._gc.resize(self._sched.gomaxprocs)
         return before
 
     def go(self, name: str | None = None, *, p: int | None = None) -> Goroutine:
@@ -292,8 +299,9 @@ class Runtime:
 
         Without `dead`, what lives is found as `liveness` has it. With it the world is stopped throughout, the objects
         at the addresses `dead` die and all others live. One address that is no living object's (foreign, freed, or
-        named twice) raises AddressError, and then nothing has died. A 16-byte block of tiny objects is freed with the
-        last of them. What a real collector allocates for itself (work buffers, workers) is not emulated here.
+        named twice) raises AddressError, and then nothing has died; with liveness="graph" so does one that a variable
+        or an object that lives on points to. A 16-byte block of tiny objects is freed with the last of them. What a
+        real collector allocates for itself (work buffers, workers) is not emulated here.
         """
         proc = self._sched.proc(p)
         if dead is not None:
@@ -303,8 +311,14 @@ class Runtime:
     def declare_dead(self, dead: npt.ArrayLike) -> None:
         """Say that the objects at these addresses are unreachable from now on: liveness="record" collects them.
 
-        AddressError for an address that is no living object's; then none of them has died.
+        AddressError for an address that is no living object's; then none of them has died. ConfigError where the
+        graph says who lives.
         """
+        if self._gc.liveness != "record":
+            raise ConfigError(
+                "this runtime finds the dead by its graph: drop the pointers to them, "
+                "or make it with Runtime(liveness='record')"
+            )
         array = addresses(dead)
         array = array[array != ZERO_BASE]
         done = ffi.new("uint64_t *")
