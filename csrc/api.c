@@ -270,6 +270,16 @@ int pymem_mark_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n, uint64_t *
     return leave(h, heap_declare_dead(h, addrs, n, done));
 }
 
+int pymem_check_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n) {
+    ENTER(h);
+    uint64_t done;
+    int rc = heap_declare_dead(h, addrs, n, &done);
+    if (rc) return leave(h, rc);
+    if (n && h->memory && h->memory->points) rc = mark_check_dead(h);
+    heap_undeclare_dead(h, addrs, n);
+    return leave(h, rc);
+}
+
 static int no_gc_check(pymem_heap *h) {
     return h->gc_running ? fail(h, PYMEM_EINVAL, "a collection is under way: end it with gc_flip first") : PYMEM_OK;
 }
@@ -306,8 +316,12 @@ int pymem_mark_start_graph(pymem_heap *h, int assists) {
     ENTER(h);
     int rc = PYMEM_OK;
     if (!h->gc_running || h->marking) rc = fail(h, PYMEM_EINVAL, "mark_start comes once, after gc_begin");
-    if (!rc) rc = mark_graph_reserve(h);
     if (rc) return leave(h, rc);
+    rc = mark_graph_reserve(h);
+    if (rc) {
+        h->gc_running = false;
+        return leave(h, rc);
+    }
     gc_mark_start(h);
     mark_graph_start(h);
     h->assists = assists;
@@ -452,9 +466,9 @@ int pymem_type_add(pymem_heap *h, uint32_t id, uint64_t size, uint64_t ptrdata, 
 
 int pymem_roots_new(pymem_heap *h, int kind, uint32_t *id) {
     ENTER(h);
-    if (kind != PYMEM_ROOTS_GLOBALS && kind != PYMEM_ROOTS_STACK)
-        return leave(h, fail(h, PYMEM_EINVAL, "roots are globals or a stack, not of kind %d", kind));
-    return leave(h, roots_new(h, kind == PYMEM_ROOTS_STACK, id));
+    if (kind < PYMEM_ROOTS_GLOBALS || kind > PYMEM_ROOTS_HELD)
+        return leave(h, fail(h, PYMEM_EINVAL, "roots are globals, a stack or held, not of kind %d", kind));
+    return leave(h, roots_new(h, kind, id));
 }
 
 int pymem_roots_set(pymem_heap *h, uint32_t id, uint64_t first, const uint64_t *addrs, uint64_t n) {

@@ -206,8 +206,9 @@ typedef struct {
 /* Addresses that keep objects alive: globals, or the stack of one goroutine. */
 typedef struct {
     uint64_t *addrs;
-    uint64_t n;
-    uint8_t used, stack;
+    uint64_t n, cap;
+    uint64_t begun; /* globals: scanned so far in this mark */
+    uint8_t used, kind;
     uint8_t scanned; /* in this mark; or made while it ran */
 } root_set;
 
@@ -226,6 +227,7 @@ typedef struct {
     uint8_t *state; /* enum page_state */
     root_set *roots;
     uint32_t nroots; /* room for */
+    bool points;     /* a pointer may have been written: by a store, as a root, or by who was given the bytes */
 } object_memory;
 
 enum { PAGE_NONE = 0, PAGE_MANUAL = 1, PAGE_CLASS = 2 };
@@ -271,6 +273,7 @@ struct pymem_heap {
     uint32_t sweep_cursor; /* next of the 2 x NUM_SPAN_CLASSES unswept sets */
     bool sweep_done;
     bool gc_running; /* between gc_begin and gc_flip: stacks that fall free are held back */
+    uint32_t epoch;  /* sweepgen at the last gcbits_epoch, plus 1: a cycle that had to begin twice turns it once */
     bits_arena *bits_free, *bits_next, *bits_current, *bits_previous; /* Go's four lists */
     bits_arena *bits_spare; /* reserved ahead of need; Go has not asked for them yet, so MemStats does not count them */
 
@@ -492,9 +495,10 @@ bool mark_is_marked(const pymem_heap *h, const mspan *s, uint32_t slot);
 
 /* ---- mcheckmark.c ---- */
 int mark_check(pymem_heap *h, uint64_t *path, uint64_t cap, uint64_t *n);
+int mark_check_dead(pymem_heap *h); /* that nothing living points to what was declared dead */
 
 /* ---- roots.c ---- */
-int roots_new(pymem_heap *h, bool stack, uint32_t *id);
+int roots_new(pymem_heap *h, int kind, uint32_t *id);
 int roots_set(pymem_heap *h, uint32_t id, uint64_t first, const uint64_t *addrs, uint64_t n);
 int roots_resize(pymem_heap *h, uint32_t id, uint64_t n);
 int roots_free(pymem_heap *h, uint32_t id);

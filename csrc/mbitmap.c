@@ -64,6 +64,8 @@ uint64_t *gcbits_new(pymem_heap *h, uint32_t nelems) {
 /* All spans are swept: what the last cycle allocated from is marked into next, and the arenas before it fall free.
  * Go: nextMarkBitArenaEpoch */
 void gcbits_epoch(pymem_heap *h) {
+    if (h->epoch == h->sweepgen + 1) return;
+    h->epoch = h->sweepgen + 1;
     bits_arena **last = &h->bits_previous;
     while (*last) last = &(*last)->next;
     *last = h->bits_free;

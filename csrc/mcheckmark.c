@@ -65,15 +65,20 @@ static bool is_pointer_word(const pymem_heap *h, const mspan *s, uint32_t slot, 
     return word < t->ptrdata / 8 && t->mask[word / 64] >> (word & 63) & 1;
 }
 
+/* The address at an offset of the slot, 0 where there is no pointer. */
+static uint64_t pointer_at(const pymem_heap *h, const mspan *s, uint32_t slot, uint64_t offset) {
+    uint64_t p = 0;
+    if (is_pointer_word(h, s, slot, offset)) memcpy(&p, memory_at(h, s->base + slot * s->elem_size + offset), 8);
+    return p;
+}
+
 static int follow_object(pymem_heap *h, walk *w, uint64_t k) {
     uint64_t addr = w->list[k].addr;
     const mspan *s = mheap_span_of(h, addr);
     uint32_t slot = span_slot_of(s, addr);
     int rc = PYMEM_OK;
     for (uint64_t at = 0; at < s->elem_size && !rc; at += 8) {
-        uint64_t p;
-        if (!is_pointer_word(h, s, slot, at)) continue;
-        memcpy(&p, memory_at(h, addr + at), 8);
+        uint64_t p = pointer_at(h, s, slot, at);
         if (p) rc = reach(h, w, p, (int64_t)k, at);
     }
     return rc;
@@ -134,4 +139,44 @@ int mark_check(pymem_heap *h, uint64_t *path, uint64_t cap, uint64_t *n) {
     os_free(h, w.seen, w.seen_words * 8);
     os_free(h, w.list, w.cap * sizeof *w.list);
     return rc;
+}
+
+/* ---- deaths that somebody told ---- */
+
+static bool is_dead(const pymem_heap *h, uint64_t addr) {
+    const mspan *s = mheap_span_of(h, addr);
+    if (!s || s->state != SPAN_IN_USE || !s->dead_bits) return false;
+    uint32_t slot = span_slot_of(s, addr);
+    return slot < s->nelems && bit_get(s->dead_bits, slot);
+}
+
+static int check_dead_from(pymem_heap *h, const mspan *s) {
+    for (uint32_t i = 0; i < s->nelems; i++) {
+        bool lives = span_is_allocated(s, i) && !(span_is_unswept(h, s) && !bit_get(s->mark_bits, i));
+        if (!lives || (s->dead_bits && bit_get(s->dead_bits, i))) continue;
+        for (uint64_t at = 0; at < s->elem_size; at += 8) {
+            uint64_t p = pointer_at(h, s, i, at);
+            if (p && is_dead(h, p))
+                return fail(h, PYMEM_EADDRESS, "0x%llx cannot die: 0x%llx in the object at 0x%llx points to it", (ull)p,
+                            (ull)(s->base + i * s->elem_size + at), (ull)span_object_addr(s, i));
+        }
+    }
+    return PYMEM_OK;
+}
+
+/* Nobody is marking. A pointer that leads to a free slot would be a bad one for the next mark by graph. */
+int mark_check_dead(pymem_heap *h) {
+    const object_memory *m = h->memory;
+    for (uint32_t r = 0; r < m->nroots; r++)
+        for (uint64_t i = 0; m->roots[r].used && i < m->roots[r].n; i++)
+            if (is_dead(h, m->roots[r].addrs[i]))
+                return fail(h, PYMEM_EADDRESS, "0x%llx cannot die: it is in a variable, at root %u[%llu]",
+                            (ull)m->roots[r].addrs[i], r, (ull)i);
+    for (const mspan_slab *slab = h->slabs; slab; slab = slab->next)
+        for (int k = 0; k < SLAB_SPANS; k++) {
+            const mspan *s = &slab->spans[k];
+            int rc = s->state == SPAN_IN_USE && !(s->span_class & 1) ? check_dead_from(h, s) : PYMEM_OK;
+            if (rc) return rc;
+        }
+    return PYMEM_OK;
 }

@@ -79,7 +79,7 @@ void memory_release(pymem_heap *h) {
     object_memory *m = h->memory;
     types_release(h);
     if (!m) return;
-    for (uint32_t i = 0; i < m->nroots; i++) os_free(h, m->roots[i].addrs, m->roots[i].n * 8 + 8);
+    for (uint32_t i = 0; i < m->nroots; i++) os_free(h, m->roots[i].addrs, m->roots[i].cap * 8);
     os_free(h, m->roots, m->nroots * sizeof *m->roots);
     os_unreserve(m->base, m->reserved);
     os_free(h, m, sizeof *m);
@@ -94,13 +94,17 @@ static uint16_t page_info(const mspan *s, uint64_t k) {
     return (uint16_t)((s->span_class + PAGE_CLASS) | (s->span_class >> 1 ? k << 8 : 0));
 }
 
-/* The pages are a span's, or nobody's. Those that have been somebody's may hold old bytes. */
+/* The pages are a span's, or nobody's. Those that have been somebody's may hold old bytes: a span with one of them
+ * says so in its first page, where zero_slot looks. Go: allocNeedsZero */
 void memory_set_pages(pymem_heap *h, uint64_t page, uint64_t npages, const mspan *s) {
     object_memory *m = h->memory;
+    uint8_t dirty = 0;
     for (uint64_t k = 0; k < npages; k++) {
+        dirty |= m->state[page + k] & PAGE_DIRTY;
         m->info[page + k] = page_info(s, k);
         m->state[page + k] = s ? m->state[page + k] & PAGE_DIRTY : PAGE_DIRTY;
     }
+    m->state[page] |= dirty;
 }
 
 void memory_span_swept(pymem_heap *h, const mspan *s) {
@@ -271,6 +275,7 @@ int memory_bytes(pymem_heap *h, uint64_t addr, uint64_t size, char **out) {
     if (size > end - addr)
         return fail(h, PYMEM_EADDRESS, "%llu bytes from 0x%llx on pass the end of the object's slot at 0x%llx",
                     (ull)size, (ull)addr, (ull)end);
+    h->memory->points = true;
     *out = memory_at(h, addr);
     return PYMEM_OK;
 }
@@ -330,6 +335,7 @@ int memory_store(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets
     known_span from = {0}, to = {0};
     uint64_t i = 0;
     int rc = PYMEM_OK;
+    h->memory->points = true;
     for (; i < n; i++) {
         uint64_t object = objects[i], offset = offsets[i], target = targets[i];
         bool good = !(offset & 7) && offset < h->config.address_space && know(h, &from, object, offset + 8);

@@ -369,8 +369,8 @@ static root_set *next_root(graph_mark *g) {
             g->stacks = true;
             g->root = 0;
         }
-        if (g->root < m->nroots && m->roots[g->root].used && m->roots[g->root].stack == g->stacks &&
-            !m->roots[g->root].scanned)
+        const root_set *r = &m->roots[g->root];
+        if (g->root < m->nroots && r->used && !r->scanned && g->stacks == (r->kind != PYMEM_ROOTS_GLOBALS))
             return &m->roots[g->root];
     }
 }
@@ -379,14 +379,13 @@ static root_set *next_root(graph_mark *g) {
 static bool scan_next_root(pymem_heap *h, graph_mark *g) {
     root_set *r = next_root(g);
     if (!r) return false;
-    uint64_t first = r->stack ? 0 : g->block, n = r->n - first;
-    if (r->n < first) first = n = 0;
-    if (!r->stack && n > ROOT_BLOCK) n = ROOT_BLOCK;
-    g->block = first + n;
+    uint64_t first = r->begun < r->n ? r->begun : r->n, n = r->n - first;
+    if (r->kind == PYMEM_ROOTS_GLOBALS && n > ROOT_BLOCK) n = ROOT_BLOCK;
+    r->begun = first + n;
     r->scanned = first + n >= r->n;
-    if (r->scanned) g->block = 0;
     uint64_t bytes = scan_roots(h, g, r, first, n);
-    *(r->stack ? &g->sum->stack_scan : &g->sum->globals_scan) += bytes;
+    if (r->kind == PYMEM_ROOTS_GLOBALS) g->sum->globals_scan += bytes;
+    if (r->kind == PYMEM_ROOTS_STACK) g->sum->stack_scan += bytes;
     return true;
 }
 
@@ -551,7 +550,7 @@ int mark_graph_reserve(pymem_heap *h) {
 }
 
 void mark_graph_start(pymem_heap *h) {
-    for (uint32_t i = 0; i < h->memory->nroots; i++) h->memory->roots[i].scanned = 0;
+    for (uint32_t i = 0; i < h->memory->nroots; i++) h->memory->roots[i].scanned = h->memory->roots[i].begun = 0;
     grey_tiny_blocks(h, h->mark);
 }
 

@@ -58,7 +58,6 @@ struct graph_mark {
     /* the next root to scan: globals by id, then stacks by id */
     bool stacks;
     uint32_t root;
-    uint64_t block;
 
     uint64_t buf[PAGE_WORDS]; /* pointers found on a page */
 };
@@ -71,9 +70,19 @@ static inline chain_segment *segment(graph_mark *g, uint32_t k) {
 
 static inline bool chain_is_empty(const graph_mark *g) { return g->chain_head == g->chain_tail; }
 
+/* Room is for all that was white at the start. More comes only where pointers lead to slots that hold no object. */
+static inline void overflow(graph_mark *g, uint64_t addr) {
+    if (!g->bad) g->bad = addr;
+}
+
 /* The n oldest pages of the ring go to the newest segment of the chain, or to one more. Go: (*spanQueue).drain */
 static inline void spill(graph_mark *g, uint32_t n) {
     g->puts = 0;
+    if (g->chain_tail - g->chain_head + n > g->chain_mask + 1) {
+        overflow(g, g->arena + (g->ring[g->head % RING] >> 16 << PAGE_SHIFT));
+        g->head += n;
+        return;
+    }
     if (!g->nsegments) *segment(g, g->nsegments++) = (chain_segment){CHAIN_FIRST, 0};
     chain_segment *newest = segment(g, g->nsegments - 1);
     if (newest->n + n > newest->cap) {
@@ -116,6 +125,11 @@ static inline bool queue_refill(graph_mark *g) {
 /* ---- objects that wait ---- */
 
 static inline void put_full(graph_mark *g, work_buf *b) {
+    if (g->full_top + b->n > g->cap_full) {
+        overflow(g, b->obj[0]);
+        b->n = 0;
+        return;
+    }
     memcpy(&g->full[g->full_top], b->obj, b->n * sizeof *b->obj);
     g->full_top += b->n;
     g->full_n[g->nfull++] = b->n;

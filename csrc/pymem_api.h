@@ -107,7 +107,11 @@ typedef struct {
 int pymem_gc_collect(pymem_heap *h, int32_t proc, const uint64_t *dead, uint64_t n, uint64_t *done,
                      pymem_gc_result *out);
 int pymem_mark_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n, uint64_t *done);
-/* finish the last sweep; stacks and workbufs are held back from now on */
+/* Whether so many could die together: EADDRESS for what is no living object's address, and where a root or an object
+ * that would live on points to one of them. Nothing is changed. */
+int pymem_check_dead(pymem_heap *h, const uint64_t *addrs, uint64_t n);
+/* finish the last sweep; stacks and workbufs are held back from now on. After ENOMEM, also of mark_start_graph, the
+ * cycle has not begun: this call comes again before it */
 int pymem_gc_begin(pymem_heap *h, int32_t proc);
 
 /* ---- marking. From mark_start to mark_stop all objects are born black, and the program may run ---- */
@@ -157,12 +161,13 @@ int pymem_memory(pymem_heap *h, uint64_t addr, uint64_t size, char **out);
  * that is not known, and may hold pointers, may hold them in every word. */
 int pymem_type_add(pymem_heap *h, uint32_t id, uint64_t size, uint64_t ptrdata, const uint64_t *mask, uint64_t words);
 
-enum pymem_roots_kind { PYMEM_ROOTS_GLOBALS = 0, PYMEM_ROOTS_STACK = 1 };
-/* A set of addresses, each 0 or as a store's target. A stack is scanned once a mark; globals have a write barrier. */
+/* A set of addresses, each 0 or as a store's target. A stack is scanned once a mark; globals have a write barrier. Held
+ * ones are on a stack in Go, but not counted as scan work: what a call has made that has not returned yet. */
+enum pymem_roots_kind { PYMEM_ROOTS_GLOBALS = 0, PYMEM_ROOTS_STACK = 1, PYMEM_ROOTS_HELD = 2 };
 int pymem_roots_new(pymem_heap *h, int kind, uint32_t *id);
 int pymem_roots_set(pymem_heap *h, uint32_t id, uint64_t first, const uint64_t *addrs, uint64_t n);
 int pymem_roots_get(pymem_heap *h, uint32_t id, uint64_t first, uint64_t *addrs, uint64_t n);
-int pymem_roots_resize(pymem_heap *h, uint32_t id, uint64_t n); /* new ones are 0 */
+int pymem_roots_resize(pymem_heap *h, uint32_t id, uint64_t n); /* new ones are 0; with fewer it cannot fail */
 int pymem_roots_free(pymem_heap *h, uint32_t id);
 
 /* Each target is 0, an address that is not the heap's, or one in a living object; else EADDRESS, as for an object that

@@ -5,6 +5,8 @@
 
 typedef unsigned long long ull;
 
+enum { FIRST_ROOTS = 8 };
+
 root_set *roots_of(pymem_heap *h, uint32_t id) {
     if (h->memory && id < h->memory->nroots && h->memory->roots[id].used) return &h->memory->roots[id];
     fail(h, PYMEM_EINVAL, "there is no set of roots %u", id);
@@ -24,10 +26,10 @@ static int roots_reserve(pymem_heap *h, uint32_t *id) {
 }
 
 /* One that is made while marking has nothing to scan. */
-int roots_new(pymem_heap *h, bool stack, uint32_t *id) {
+int roots_new(pymem_heap *h, int kind, uint32_t *id) {
     int rc = memory_on(h);
     if (!rc) rc = roots_reserve(h, id);
-    if (!rc) h->memory->roots[*id] = (root_set){.used = 1, .stack = stack, .scanned = h->mark != NULL};
+    if (!rc) h->memory->roots[*id] = (root_set){.used = 1, .kind = (uint8_t)kind, .scanned = h->mark != NULL};
     return rc;
 }
 
@@ -41,8 +43,9 @@ static int targets_check(pymem_heap *h, const uint64_t *addrs, uint64_t n) {
 /* Globals have the whole barrier. A stack has none before its scan; after it what is new there is shaded, which a
  * program that got it from the heap or from another stack's scan would not need. */
 static void roots_barrier(pymem_heap *h, const root_set *r, uint64_t first, const uint64_t *addrs, uint64_t n) {
-    if (!h->mark || (r->stack && !r->scanned)) return;
-    for (uint64_t i = 0; i < n; i++) mark_barrier(h, r->stack ? 0 : r->addrs[first + i], addrs ? addrs[i] : 0);
+    bool global = r->kind == PYMEM_ROOTS_GLOBALS;
+    if (!h->mark || (!global && !r->scanned)) return;
+    for (uint64_t i = 0; i < n; i++) mark_barrier(h, global ? r->addrs[first + i] : 0, addrs ? addrs[i] : 0);
 }
 
 int roots_set(pymem_heap *h, uint32_t id, uint64_t first, const uint64_t *addrs, uint64_t n) {
@@ -54,20 +57,29 @@ int roots_set(pymem_heap *h, uint32_t id, uint64_t first, const uint64_t *addrs,
     int rc = targets_check(h, addrs, n);
     if (rc) return rc;
     roots_barrier(h, r, first, addrs, n);
+    h->memory->points |= n > 0;
     if (n) memcpy(r->addrs + first, addrs, n * sizeof *addrs);
     return PYMEM_OK;
 }
 
+static int roots_grow(pymem_heap *h, root_set *r, uint64_t n) {
+    uint64_t cap = r->cap ? r->cap : FIRST_ROOTS;
+    while (cap < n) cap *= 2;
+    void *q = os_grow(h, r->addrs, r->cap * sizeof *r->addrs, cap * sizeof *r->addrs);
+    if (!q) return fail(h, PYMEM_ENOMEM, "no memory for %llu roots", (ull)n);
+    r->addrs = q;
+    r->cap = cap;
+    return PYMEM_OK;
+}
+
+/* Frames come and go all the time: room that was there once stays. */
 int roots_resize(pymem_heap *h, uint32_t id, uint64_t n) {
     root_set *r = roots_of(h, id);
     if (!r) return PYMEM_EINVAL;
-    uint64_t *q = os_alloc(h, n * sizeof *q + 8);
-    if (!q) return fail(h, PYMEM_ENOMEM, "no memory for %llu roots", (ull)n);
+    int rc = n > r->cap ? roots_grow(h, r, n) : PYMEM_OK;
+    if (rc) return rc;
     if (n < r->n) roots_barrier(h, r, n, NULL, r->n - n);
-    uint64_t kept = n < r->n ? n : r->n;
-    if (kept) memcpy(q, r->addrs, kept * sizeof *q);
-    os_free(h, r->addrs, r->n * sizeof *q + 8);
-    r->addrs = q;
+    else if (n) memset(r->addrs + r->n, 0, (n - r->n) * sizeof *r->addrs);
     r->n = n;
     return PYMEM_OK;
 }
@@ -76,7 +88,7 @@ int roots_free(pymem_heap *h, uint32_t id) {
     root_set *r = roots_of(h, id);
     if (!r) return PYMEM_EINVAL;
     roots_barrier(h, r, 0, NULL, r->n);
-    os_free(h, r->addrs, r->n * sizeof *r->addrs + 8);
+    os_free(h, r->addrs, r->cap * sizeof *r->addrs);
     *r = (root_set){0};
     return PYMEM_OK;
 }

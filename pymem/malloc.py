@@ -168,13 +168,14 @@ def _run(
     """Allocate until all are made, the collector acting at every stop; args(at): of the objects from `at` on."""
     done, at, n = ffi.new("uint64_t *"), 0, len(addrs)
     while True:
+        begin, done[0] = at, 0
         try:
             heap.call(function, proc, *args(at), n - at, pointer("uint64_t", addrs[at:]), done)
+            at += done[0]
+            if heap.armed:
+                heap.stopped(proc, addrs[:at])
         except MemoryError as error:
-            made = at + done[0]
+            made = begin + done[0]
             raise MemoryError(f"{error} ({made} of {n} objects were made and stay)") from None
-        at += done[0]
-        if heap.armed:
-            heap.stopped(proc, addrs[:at])
         if at == n:
             return

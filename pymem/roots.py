@@ -128,9 +128,10 @@ class Roots(MutableMapping[str, int]):
 class Stack:
     """The frames of a goroutine, the innermost last."""
 
-    __slots__ = ("frames", "roots")
+    __slots__ = ("_heap", "frames", "roots")
 
     def __init__(self, heap: Heap) -> None:
+        self._heap = heap
         self.roots = RootSet(heap, stack=True)
         self.frames: list[Frame] = []
 
@@ -147,13 +148,18 @@ class Stack:
         return first
 
     def pop(self, frame: Frame, first: int) -> None:
-        """Take the frame on top off."""
+        """Take the frame on top off; that needs no memory."""
         if self.frames[-1] is not frame:
             raise ConfigError(
                 "a frame is left while calls made from it still run: leave the inner frames first"
             )
         self.roots.resize(first)
         self.frames.pop()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the runtime was closed."""
+        return self._heap.closed
 
     def release(self) -> None:
         """Drop all frames."""
@@ -184,7 +190,7 @@ class Frame(Mapping[str, int]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._entered:
+        if self._entered and not self._stack.closed:
             self._stack.pop(self, self._at(0))
         self._first = None
 

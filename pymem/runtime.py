@@ -67,6 +67,9 @@ class Runtime:
             would buy; Go never moves an object. True: out of spans that are at most half full; a number above 0 and at
             most 1: filled to such a share. Roots, frames and what is stored in objects follow; an address in a Python
             variable, or a view, does not: see `moves`.
+        check_mark: prove each mark by graph with a second one while the world stands, as GODEBUG's gccheckmark does:
+            CorruptHeapError names an object that is reachable but was not marked, and the way to it. It takes no
+            virtual time.
         cache: "p" is Go's; "goroutine" gives each goroutine a cache of its own, to compare.
         arena_base: address of the first arena, a multiple of 64 MB. Go's default when the base is not randomised.
         address_space: bytes that the heap may map before it is out of memory.
@@ -92,6 +95,7 @@ class Runtime:
         settings: Settings | None = None,
         trace: TextIO | None = None,
         compaction: bool | float = False,
+        check_mark: bool = False,
         cache: Cache = "p",
         arena_base: int = 0xC000000000,
         address_space: int = 1 << 40,
@@ -125,6 +129,7 @@ class Runtime:
             globals_bytes=byte_count(globals_bytes, "globals_bytes"),
             tracer=Tracer(settings, trace or sys.stderr) if settings else None,
             compactor=Compactor(self._heap, compaction) if compaction is not False else None,
+            check_mark=check_mark or (settings is not None and settings.gccheckmark > 0),
         )
         self._gc.commit()
 
@@ -136,8 +141,8 @@ class Runtime:
 
         GOGC (100 if unset), GOMEMLIMIT, GOMAXPROCS (1 if unset: it is no property of an emulation that this machine has
         so and so many processors), and of GODEBUG gctrace, gcpacertrace and scavtrace, whose lines go to `trace`
-        (stderr). options: what else `Runtime` takes; they win. Raises ConfigError for a malformed GOMEMLIMIT, as Go
-        throws; what else is malformed does not count, as in Go.
+        (stderr), and gccheckmark (see `check_mark`). options: what else `Runtime` takes; they win. Raises ConfigError
+        for a malformed GOMEMLIMIT, as Go throws; what else is malformed does not count, as in Go.
         """
         settings = read_settings(environ)
         found: dict[str, Any] = {
@@ -180,8 +185,10 @@ class Runtime:
         before = self._sched.gomaxprocs
         if n is not None:
             self._gc.settle()
-            self._sched.resize(self._sched.proc_count(n))
-            self._gc.resize(self._sched.gomaxprocs)
+            try:
+                self._sched.resize(self._sched.proc_count(n))
+            finally:  # without memory some of those that should go may be left
+                self._gc.resize(self._sched.gomaxprocs)
         return before
 
     def go(self, name: str | None = None, *, p: int | None = None) -> Goroutine:
@@ -299,8 +306,9 @@ class Runtime:
 
         Without `dead`, what lives is found as `liveness` has it. With it the world is stopped throughout, the objects
         at the addresses `dead` die and all others live. One address that is no living object's (foreign, freed, or
-        named twice) raises AddressError, and then nothing has died. A 16-byte block of tiny objects is freed with the
-        last of them. What a real collector allocates for itself (work buffers, workers) is not emulated here.
+        named twice) raises AddressError, and then nothing has died; with liveness="graph" so does one that a variable
+        or an object that lives on points to. A 16-byte block of tiny objects is freed with the last of them. What a
+        real collector allocates for itself (work buffers, workers) is not emulated here.
         """
         proc = self._sched.proc(p)
         if dead is not None:
@@ -310,8 +318,14 @@ class Runtime:
     def declare_dead(self, dead: npt.ArrayLike) -> None:
         """Say that the objects at these addresses are unreachable from now on: liveness="record" collects them.
 
-        AddressError for an address that is no living object's; then none of them has died.
+        AddressError for an address that is no living object's; then none of them has died. ConfigError where the
+        graph says who lives.
         """
+        if self._gc.liveness != "record":
+            raise ConfigError(
+                "this runtime finds the dead by its graph: drop the pointers to them, "
+                "or make it with Runtime(liveness='record')"
+            )
         array = addresses(dead)
         array = array[array != ZERO_BASE]
         done = ffi.new("uint64_t *")

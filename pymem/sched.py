@@ -238,7 +238,9 @@ class Scheduler:
         return g
 
     def retire(self, g: Goroutine, stack: int) -> None:
-        """Take a goroutine's stack, and its cache if it has its own."""
+        """Take a goroutine's stack, and its cache if it has its own: emptied first, which alone may take memory."""
+        if g.p is None:
+            self.heap.call(lib.pymem_flush, g.proc)
         self.stack_free(g.proc, stack, g.stack_size)
         del self.goroutines[g.id]
         if g.p is None:

@@ -15,7 +15,7 @@ A cycle, as Go's mgc.go has it:
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,7 +31,7 @@ from pymem.gc.scavenger import Scavenger
 from pymem.gc.state import CycleRecord, GCStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pymem._arrays import UInt64s
     from pymem._heap import Heap
@@ -50,6 +50,8 @@ EMPTY_PROGRAM_GLOBALS = 158_122
 """Bytes of globals with pointers in an empty program, by /gc/scan/globals:bytes of Go 1.27.3 on amd64."""
 _NEVER = (1 << 64) - 1
 _NO_QUANTUM = (1 << 63) - 1
+_FOREVER = 1e18
+"""Nanoseconds."""
 _FORCE_PERIOD = 120 * 10**9
 """Nanoseconds without a cycle after which one is forced. Go: forcegcperiod."""
 _SLICE = 10_000_000
@@ -122,6 +124,7 @@ class Collector:
         globals_bytes: globals that hold pointers and are no roots here: those of Go's own packages.
         tracer: who prints the lines that GODEBUG asks for.
         compactor: who moves objects at the end of a cycle; None, as in Go: nobody.
+        check_mark: prove each mark by graph with a second one, for which the world stands and no time passes.
 
     """
 
@@ -137,6 +140,7 @@ class Collector:
         globals_bytes: int = EMPTY_PROGRAM_GLOBALS,
         tracer: Tracer | None = None,
         compactor: Compactor | None = None,
+        check_mark: bool = False,
     ) -> None:
         self.heap = heap
         self.pacer = pacer
@@ -145,6 +149,7 @@ class Collector:
         self.stats = stats
         self._tracer = tracer
         self.compactor = compactor
+        self._check_mark = check_mark
         self._globals = globals_bytes
         pacer.add_globals(globals_bytes)
         self.clock = Clock(len(procs))
@@ -219,10 +224,20 @@ class Collector:
     def sleep(self, ns: float) -> None:
         """Let time pass in which the program does nothing."""
         self.settle()
+        try:
+            with self._waiting():
+                self._run(ns)
+        finally:
+            self.arm()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """For as long as the program does nothing."""
         busy, self.busy = self.busy, 0
-        self._run(ns)
-        self.busy = busy
-        self.arm()
+        try:
+            yield
+        finally:
+            self.busy = busy
 
     def stopped(self, proc: int, due: int, fresh: UInt64s | None = None) -> None:
         """Do what an allocation on proc came back for; it goes on when this returns.
@@ -231,15 +246,22 @@ class Collector:
         """
         self._busy_proc = proc
         self._fresh = fresh
-        self.settle()
-        if due & lib.PYMEM_STOP_ASSIST and self._mark:
-            self._assist(proc)
-        if (
-            not self._mark and not due & lib.PYMEM_STOP_ASSIST
-        ):  # an assist's object comes first, else none ever might
-            self._test_trigger()
-        self._fresh = None
-        self.arm()
+        try:
+            self.settle()
+            if due & lib.PYMEM_STOP_ASSIST and self._mark:
+                self._assist(proc)
+            if (
+                not self._mark and not due & lib.PYMEM_STOP_ASSIST
+            ):  # its object comes first, else none ever might
+                self._test_trigger()
+        finally:
+            self._fresh = None
+            self.arm()
+
+    @property
+    def _proc(self) -> int:
+        """The P that the collector's own calls are made on: the one that allocated last, if it is still there."""
+        return self._busy_proc if self._busy_proc in self._procs else self._procs[0]
 
     def arm(self) -> None:
         """Say when the core is to come back next."""
@@ -275,13 +297,16 @@ class Collector:
     def _run_marking(self, ns: float) -> float:
         """Let the program run until ns are over or marking is; return what is left of them."""
         share = self._share()
-        time = ns / share.speed if self.busy else ns
+        speed = share.speed if self.busy else 1.0
+        time = (
+            ns / speed if speed else _FOREVER
+        )  # dedicated workers may have all Ps, when there are fewer than before
         progress = self._background(share, time)
-        spent = progress.ns / share.workers if progress.finished else time
+        spent = progress.ns / (share.workers or 1.0) if progress.finished else time
         self._pass_marking(share, spent)
         if progress.finished:
             self._terminate()
-        return max(0.0, ns - spent * (share.speed if self.busy else 1.0)) if progress.finished else 0.0
+        return max(0.0, ns - spent * speed) if progress.finished else 0.0
 
     def _idle(self, ns: float) -> None:
         """Let time pass between cycles: whatever sweeps and scavenges in the background does so."""
@@ -326,27 +351,23 @@ class Collector:
         return self.pacer.heap_live >= self.pacer.trigger()[0]
 
     def start(self, kind: TriggerKind, *, by_record: bool | None = None, forced: bool = False) -> None:
-        """Begin a cycle: stop the world, prepare to mark, start it again. Go: gcStart."""
-        proc, heap, pacer = self._busy_proc, self.heap, self.pacer
+        """Begin a cycle: stop the world, prepare to mark, start it again. Go: gcStart.
+
+        Without memory for it no cycle has begun.
+        """
+        pacer = self.pacer
         self._sync()
         cycle = CycleRecord(number=self.stats.num_gc + 1, forced=forced, gomaxprocs=self.clock.procs)
         cycle.start_ns, cycle.heap0 = self.clock.now, pacer.heap_live
         self._tell(GCPhase.SWEEP_TERMINATION, cycle)
         self.scavenger.wake(self.clock.now)
-        heap.call(lib.pymem_gc_begin, proc)
+        by_record = self.liveness == "record" if by_record is None else by_record
+        mark = self._start_mark(by_record, assists=kind != TriggerKind.CYCLE)
         self._swept = True
         self._sync()
         self._start_pacer(kind, cycle)
         self._stop_world(self.costs.stop_ns, cycle)
-        by_record = self.liveness == "record" if by_record is None else by_record
-        assists = kind != TriggerKind.CYCLE
-        if by_record:
-            heap.call(lib.pymem_mark_start, assists)
-            self._mark = RecordMark(heap, self.costs, self._globals)
-        else:
-            self._pin()
-            heap.call(lib.pymem_mark_start_graph, assists)
-            self._mark = GraphMark(heap, self.costs, self._globals)
+        self._mark = mark
         pacer.blacken_enabled = True
         self.limiter.finish_gc_transition(self.clock.now)
         cycle.mark_ns = self.clock.now
@@ -355,12 +376,28 @@ class Collector:
             self._tracer.mark_started(cycle)
         self._tell(GCPhase.MARK, cycle)
 
+    def _start_mark(self, by_record: bool, *, assists: bool) -> Mark:
+        """Have the core finish its sweep and begin to mark. All that may fail of a cycle's start is here."""
+        heap = self.heap
+        if by_record:
+            heap.call(lib.pymem_gc_begin, self._proc)
+            heap.call(lib.pymem_mark_start, assists)
+            return RecordMark(heap, self.costs, self._globals)
+        try:
+            self._pin()
+            heap.call(lib.pymem_gc_begin, self._proc)
+            heap.call(lib.pymem_mark_start_graph, assists)
+        except BaseException:
+            self._unpin()
+            raise
+        return GraphMark(heap, self.costs, self._globals)
+
     def _pin(self) -> None:
         """Make roots of the objects that only the allocator's caller could name yet."""
         if self._fresh is None or not len(self._fresh):
             return
         out = ffi.new("uint32_t *")
-        self.heap.call(lib.pymem_roots_new, lib.PYMEM_ROOTS_STACK, out)
+        self.heap.call(lib.pymem_roots_new, lib.PYMEM_ROOTS_HELD, out)
         self._pins = int(out[0])
         self.heap.call(lib.pymem_roots_resize, self._pins, len(self._fresh))
         self.heap.call(lib.pymem_roots_set, self._pins, 0, pointer("uint64_t", self._fresh), len(self._fresh))
@@ -456,18 +493,18 @@ class Collector:
 
     def finish_mark(self) -> None:
         """Let marking run to its end while the program waits for it."""
-        busy, self.busy = self.busy, 0
-        while self._mark:
-            share = self._share()
-            progress = self._background(share, 1e18)
-            self._pass_marking(share, progress.ns / share.workers)
-            self._terminate()
-        self.busy = busy
+        with self._waiting():
+            while self._mark:
+                share = self._share()
+                progress = self._background(share, _FOREVER)
+                self._pass_marking(share, progress.ns / (share.workers or 1.0))
+                self._terminate()
 
     def _terminate(self) -> None:
         """End marking: stop the world, learn, turn, start it again. Go: gcMarkDone, gcMarkTermination."""
         cycle, pacer, heap = self.record, self.pacer, self.heap
         assert cycle is not None
+        self._prove_mark()
         self._sync()
         cycle.term_ns, cycle.heap1 = self.clock.now, pacer.heap_live
         self._tell(GCPhase.MARK_TERMINATION, cycle)
@@ -484,7 +521,7 @@ class Collector:
         self._swept = False
         self._compact(cycle)
         self._enter(cycle)
-        heap.call(lib.pymem_gc_end, self._busy_proc, cycle.forced)
+        heap.call(lib.pymem_gc_end, self._proc, cycle.forced)
         self._flush()
         self._tell(GCPhase.SWEEP, cycle)
         if self._swept:
@@ -498,12 +535,17 @@ class Collector:
             self._flush()
             swept_ns = self._sweep(_NEVER) * self.costs.sweep_span_ns
             held = [array for array in (self._fresh, self._held) if array is not None]
-            moved = self.compactor.run(self._busy_proc, held)
+            moved = self.compactor.run(self._proc, held)
             work = self.pacer.heap_scan_work + self.pacer.stack_scan_work + self.pacer.globals_scan_work
             ns = int((swept_ns + moved.ns(self.costs, work)) / self.clock.procs)
             self._stop_world(ns, cycle)
             cycle.compaction = replace(moved, time_ns=ns)
             self._tell(GCPhase.COMPACTION, cycle, self.compactor.moves)
+
+    def _prove_mark(self) -> None:
+        """Follow everything once more: what can be reached has a mark. Go: startCheckmarks, GODEBUG=gccheckmark=1."""
+        if self._check_mark and isinstance(self._mark, GraphMark):
+            self.heap.call(lib.pymem_mark_check, ffi.NULL, 0, self._two)
 
     def _enter(self, cycle: CycleRecord) -> None:
         """Take down what the cycle was, and let the pacer go on from there."""
@@ -549,8 +591,9 @@ class Collector:
     def _flush(self) -> None:
         """Every P gives back its caches; idle ones their pages too. Go: gcMarkTermination, prepareForSweep."""
         for proc in self._procs:
-            self.heap.call(lib.pymem_flush, proc)
-            if proc != self._busy_proc and len(self._procs) > self.busy:
+            with suppress(MemoryError):  # then it does so before it allocates next
+                self.heap.call(lib.pymem_flush, proc)
+            if proc != self._proc and len(self._procs) > self.busy:
                 self.heap.call(lib.pymem_page_cache_flush, proc)
 
     # ---- sweeping ----
@@ -570,7 +613,7 @@ class Collector:
             self._swept_all()
 
     def _sweep(self, most: int) -> int:
-        self.heap.call(lib.pymem_sweep_some, self._busy_proc, most, self._two)
+        self.heap.call(lib.pymem_sweep_some, self._proc, most, self._two)
         return int(self._two[0])
 
     def _finish_sweep(self) -> None:
@@ -624,23 +667,24 @@ class Collector:
     def gc(self, proc: int, *, by_record: bool | None = None) -> GCResult:
         """Collect now, and return when all is swept. Go: runtime.GC."""
         self._busy_proc = proc
-        self.settle()
-        self.finish_mark()
-        self._finish_sweep()
-        before = self._tally()
-        self.start(TriggerKind.CYCLE, by_record=by_record, forced=True)
-        self.finish_mark()
-        spans = before.spans
-        self._finish_sweep()
+        try:
+            self.settle()
+            self.finish_mark()
+            self._finish_sweep()
+            before = self._tally()
+            self.start(TriggerKind.CYCLE, by_record=by_record, forced=True)
+            self.finish_mark()
+            self._finish_sweep()
+        finally:
+            self.arm()
         after = self._tally()
-        self.arm()
         return GCResult(
             compaction=self.stats.cycles[-1].compaction,
             cycle=self.stats.num_gc,
             marked_bytes=self.pacer.heap_marked,
             freed_objects=after.frees - before.frees,
             freed_bytes=after.freed - before.freed,
-            swept_spans=spans,
+            swept_spans=before.spans,
             freed_pages=before.pages - after.pages,
         )
 
@@ -649,9 +693,14 @@ class Collector:
         self._busy_proc = proc
         array = addresses(dead)
         array = self._held = array[array != zero_base]
-        self.settle()
-        self.finish_mark()
-        self._held = None
+        try:
+            self.settle()
+            self.finish_mark()
+        finally:
+            self._held = None
+            self.arm()
+        if self.liveness == "graph":
+            self.heap.call(lib.pymem_check_dead, pointer("uint64_t", array), len(array))
         out, done = ffi.new("pymem_gc_result *"), ffi.new("uint64_t *")
         self._sync()
         heap0 = self.pacer.heap_live

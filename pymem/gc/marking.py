@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GraphMark", "Mark", "Progress", "RecordMark"]
 
-
 _ALL = 1 << 62
 """Bytes: more than any mark scans."""
 
@@ -107,7 +106,7 @@ class GraphMark:
             return Progress(0, 0, 0, ns, finished=False)
         free, self._debt = ns - self._debt, 0.0
         byte_ns = self._ns / self._work if self._work else self._costs.mark_byte_ns
-        done = self._drain(min(max(1, int(free / byte_ns) if byte_ns else _ALL), _ALL))
+        done = self._drain(int(min(max(1.0, free / byte_ns), _ALL)) if byte_ns else _ALL)
         if done.finished:
             return done._replace(ns=min(done.ns + ns - free, ns))
         self._debt = max(0.0, done.ns - free)
