@@ -14,6 +14,7 @@ enum {
     CHAIN_LAST = 1 << 17,
     WORK_BUF = 253, /* objects in a work buffer of 2 KB */
     PAGE_WORDS = PAGE_SIZE / 8,
+    PAGE_SLOTS = PAGE_SIZE / 16,
 };
 
 typedef struct {
@@ -60,7 +61,13 @@ struct graph_mark {
     uint32_t root;
     uint64_t block;
 
-    uint64_t buf[PAGE_WORDS]; /* pointers found on a page */
+    uint64_t buf[PAGE_WORDS + 64]; /* pointers found on a page; a bad pointer may have made a slot of what is none */
+
+    /* one page's slots, while pointers among them are followed. A byte a slot, for bytes can be written without having
+     * been read; the last one stands for all that is elsewhere */
+    uint8_t marked[PAGE_SLOTS + 1], scanned[PAGE_SLOTS];
+    uint16_t found[PAGE_SLOTS + 1];
+    bool local; /* the last page had pointers to itself, almost all */
 };
 
 /* ---- pages that wait ---- */
@@ -95,6 +102,11 @@ static inline void queue_put(graph_mark *g, uint64_t waiting) {
     uint32_t spilt = (n + 1) / 2 < SPILL_MAX ? (n + 1) / 2 : SPILL_MAX;
     if (spilt > 4 && chain_is_empty(g)) spill(g, spilt);
 }
+
+/* In Go's order the oldest. Where order does not matter and pointers lead to where they come from, the newest: pages
+ * are then come by in about the order in which they were allocated; where they lead anywhere, the oldest, on which most
+ * will have gathered. */
+static inline uint64_t queue_take(graph_mark *g) { return g->ring[(g->local ? --g->tail : g->head++) % RING]; }
 
 /* Half of the oldest segment that has any comes back to the ring. Go: (*spanQueue).refill, steal */
 static inline bool queue_refill(graph_mark *g) {
