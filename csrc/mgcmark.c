@@ -91,7 +91,7 @@ static inline __attribute__((always_inline)) void grey(pymem_heap *h, graph_mark
         return;
     }
     const class_info *c = &g->classes[info];
-    uint32_t slot = (uint32_t)((off & (PAGE_SIZE - 1)) * c->magic >> 32);
+    uint32_t in_page = off & (PAGE_SIZE - 1), slot = (uint32_t)((uint64_t)in_page * c->magic >> 32);
     uint64_t *pair = &g->memory->bits[page][slot >> 6 << 1], bit = 1ull << (slot & 63);
     if (pair[0] & bit) return;
     pair[0] |= bit;
@@ -108,7 +108,9 @@ static inline __attribute__((always_inline)) void grey(pymem_heap *h, graph_mark
         return;
     }
     *state |= PAGE_QUEUED;
-    queue_put(g, page << 16 | slot);
+    /* A branch, not a product: mostly the object is known before its slot is. */
+    if (__builtin_expect(slot * c->size != in_page, 0)) off -= in_page - slot * c->size;
+    queue_put(g, off);
 }
 
 /* ---- grey becomes black: a page ---- */
@@ -194,7 +196,7 @@ static bool page_has_grey(const graph_mark *g, uint64_t page, const class_info *
 }
 
 /* All that waits on a page at once. Go: scanSpan */
-static void scan_grey(pymem_heap *h, graph_mark *g, uint64_t page, const class_info *c) {
+static __attribute__((noinline)) void scan_grey(pymem_heap *h, graph_mark *g, uint64_t page, const class_info *c) {
     found_objects f = collect(g, page, c);
     if (f.count > 1) g->memory->state[page] |= PAGE_MARKED;
     if (g->packed && f.count > 1 && f.count >= c->eighth) f.work = (uint64_t)f.count * c->size;
@@ -206,10 +208,11 @@ static void scan_grey(pymem_heap *h, graph_mark *g, uint64_t page, const class_i
 }
 
 /* The one object that waits on a page. Go: scanSpan, scanObjectSmall */
-static void scan_single(pymem_heap *h, graph_mark *g, uint64_t page, uint32_t slot, const class_info *c) {
+static inline void scan_single(pymem_heap *h, graph_mark *g, uint64_t off, const class_info *c) {
     const object_memory *m = g->memory;
-    const uint64_t *object = (const uint64_t *)(m->base + (page << PAGE_SHIFT) + slot * c->size);
-    uint64_t mask = m->state[page] & PAGE_MIXED ? memory_read_bits(m, page, c->size, slot) : m->mask[page];
+    const uint64_t *object = (const uint64_t *)(m->base + off);
+    uint64_t page = off >> PAGE_SHIFT, slot = (off & (PAGE_SIZE - 1)) * c->magic >> 32;
+    uint64_t mask = m->state[page] & PAGE_MIXED ? memory_read_bits(m, page, c->size, (uint32_t)slot) : m->mask[page];
     m->bits[page][(slot >> 6 << 1) + 1] &= ~(1ull << (slot & 63));
     g->sum->heap_scan += bit_length(mask) * 8;
     count_black(g, 1, c->size);
@@ -224,7 +227,7 @@ static void scan_single(pymem_heap *h, graph_mark *g, uint64_t page, uint32_t sl
 /* A page is scanned in less time than its bytes take to come, so those of the one after it are asked for before. */
 static void prefetch_next(const graph_mark *g) {
     if (g->tail == g->head) return;
-    uint64_t page = g->ring[g->head % RING] >> 16;
+    uint64_t page = g->ring[g->head % RING] >> PAGE_SHIFT;
     const char *p = g->memory->base + (page << PAGE_SHIFT);
     for (uint32_t at = 0; at < PAGE_SIZE; at += 64) __builtin_prefetch(p + at, 0, 2);
     __builtin_prefetch(g->memory->bits[page]);
@@ -365,11 +368,12 @@ static void scan_within(pymem_heap *h, graph_mark *g, uint64_t page, const class
     count_blacks(g, b);
 }
 
-static void scan_page_at_once(pymem_heap *h, graph_mark *g, uint64_t page, uint32_t slot, const class_info *c) {
+static __attribute__((noinline)) void scan_page_at_once(pymem_heap *h, graph_mark *g, uint64_t off, const class_info *c) {
+    uint64_t page = off >> PAGE_SHIFT;
     uint8_t *state = &g->memory->state[page];
     if (!g->local) prefetch_next(g);
     if (*state & PAGE_MANY) scan_grey(h, g, page, c);
-    else scan_single(h, g, page, slot, c);
+    else scan_single(h, g, off, c);
     if (!page_has_grey(g, page, c)) g->local = false;
     while (page_has_grey(g, page, c))
         if (*state & PAGE_MIXED) scan_grey(h, g, page, c);
@@ -378,17 +382,17 @@ static void scan_page_at_once(pymem_heap *h, graph_mark *g, uint64_t page, uint3
 }
 
 /* In Go's order the page waits again for what is found on itself. */
-static void scan_page(pymem_heap *h, graph_mark *g, uint64_t waiting) {
-    uint64_t page = waiting >> 16;
+static void scan_page(pymem_heap *h, graph_mark *g, uint64_t off) {
+    uint64_t page = off >> PAGE_SHIFT;
     const class_info *c = &g->classes[g->memory->info[page]];
     uint8_t *state = &g->memory->state[page], many = *state & PAGE_MANY;
     if (g->any_order) {
-        scan_page_at_once(h, g, page, waiting & 0xffff, c);
+        scan_page_at_once(h, g, off, c);
         return;
     }
     *state &= (uint8_t)~(PAGE_QUEUED | PAGE_MANY);
     if (many) scan_grey(h, g, page, c);
-    else scan_single(h, g, page, waiting & 0xffff, c);
+    else scan_single(h, g, off, c);
 }
 
 /* ---- grey becomes black: an object by itself ---- */
@@ -482,7 +486,7 @@ static uint64_t scan_large(pymem_heap *h, graph_mark *g, const mspan *s, uint64_
 }
 
 /* Go: scanObject */
-static void scan_object(pymem_heap *h, graph_mark *g, uint64_t b) {
+static __attribute__((noinline)) void scan_object(pymem_heap *h, graph_mark *g, uint64_t b) {
     const mspan *s = span_at(h, (b - g->arena) >> PAGE_SHIFT);
     uint64_t bytes = s->elem_size, end;
     if (!(s->span_class >> 1)) end = scan_large(h, g, s, b, &bytes);
@@ -561,7 +565,8 @@ int mark_graph_drain(pymem_heap *h, int64_t budget, pymem_mark_progress *out) {
     uint64_t until = work_of(&before) + (budget > 0 ? (uint64_t)budget : 0);
     g->extent = h->cur_page << PAGE_SHIFT;
     while (work_of(&h->marks) < until && !g->bad && scan_next_root(h, g)) continue;
-    while (work_of(&h->marks) < until && !g->bad && scan_next(h, g)) continue;
+    until -= h->marks.stack_scan + h->marks.globals_scan; /* at most 0 is left: until < 2^63 + what was done */
+    while ((int64_t)(until - h->marks.heap_scan) > 0 && !g->bad && scan_next(h, g)) continue;
     *out = (pymem_mark_progress){.heap_scan = (int64_t)(h->marks.heap_scan - before.heap_scan),
                                  .stack_scan = (int64_t)(h->marks.stack_scan - before.stack_scan),
                                  .globals_scan = (int64_t)(h->marks.globals_scan - before.globals_scan),

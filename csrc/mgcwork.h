@@ -43,7 +43,7 @@ struct graph_mark {
     uint64_t bad, bad_from; /* the first bad pointer and where it was; 0: none */
 
     /* pages that hold grey objects: a ring for the newest, a chain of segments for the rest, both first in first out */
-    uint64_t ring[RING]; /* page << 16 | slot that made it wait */
+    uint64_t ring[RING]; /* where the object that made the page wait begins, in bytes from the first arena on */
     uint32_t head, tail, puts;
     uint64_t *chain;
     uint64_t chain_mask, chain_head, chain_tail; /* a power of two, less one; pages ever taken and put */
@@ -162,21 +162,21 @@ static inline uint64_t get_object(graph_mark *g) {
     return g->wbuf1->obj[--g->wbuf1->n];
 }
 
+static __attribute__((noinline)) void share_half(graph_mark *g, work_buf *b) {
+    uint32_t n = b->n / 2, left = b->n - n;
+    uint64_t kept[WORK_BUF];
+    memcpy(kept, &b->obj[left], n * sizeof *kept);
+    b->n = left;
+    put_full(g, b);
+    memcpy(b->obj, kept, n * sizeof *kept);
+    b->n = n;
+}
+
 /* Something to share for other workers, had there been any. Go: (*gcWork).balance, handoff */
 static inline void balance(graph_mark *g) {
     if (g->nfull) return;
-    if (g->wbuf2->n) {
-        put_full(g, g->wbuf2);
-    } else if (g->wbuf1->n > 4) {
-        work_buf *b = g->wbuf1;
-        uint32_t n = b->n / 2, left = b->n - n;
-        uint64_t kept[WORK_BUF];
-        memcpy(kept, &b->obj[left], n * sizeof *kept);
-        b->n = left;
-        put_full(g, b);
-        memcpy(b->obj, kept, n * sizeof *kept);
-        b->n = n;
-    }
+    if (g->wbuf2->n) put_full(g, g->wbuf2);
+    else if (g->wbuf1->n > 4) share_half(g, g->wbuf1);
 }
 
 #endif
