@@ -17,6 +17,7 @@
 enum {
     OBLET = 128 << 10,
     ROOT_BLOCK = (256 << 10) / 8,        /* globals scanned in one go, in words */
+    SLOT_BYTES = PAGE_SIZE - 256,        /* of a page of small objects, in front of their mark and heap bits */
     INFO_INLINE = (2 << 1) + PAGE_CLASS, /* first page info of a class of 16 to 512 bytes */
 };
 
@@ -90,7 +91,7 @@ static inline __attribute__((always_inline)) void grey(pymem_heap *h, graph_mark
         return;
     }
     const class_info *c = &g->classes[info];
-    uint32_t slot = (uint32_t)((off & (PAGE_SIZE - 1)) * c->magic >> 32);
+    uint32_t in_page = off & (PAGE_SIZE - 1), slot = (uint32_t)((uint64_t)in_page * c->magic >> 32);
     uint64_t *pair = &g->memory->bits[page][slot >> 6 << 1], bit = 1ull << (slot & 63);
     if (pair[0] & bit) return;
     pair[0] |= bit;
@@ -107,7 +108,9 @@ static inline __attribute__((always_inline)) void grey(pymem_heap *h, graph_mark
         return;
     }
     *state |= PAGE_QUEUED;
-    queue_put(g, page << 16 | slot);
+    /* A branch, not a product: mostly the object is known before its slot is. */
+    if (__builtin_expect(slot * c->size != in_page, 0)) off -= in_page - slot * c->size;
+    queue_put(g, off);
 }
 
 /* ---- grey becomes black: a page ---- */
@@ -193,7 +196,7 @@ static bool page_has_grey(const graph_mark *g, uint64_t page, const class_info *
 }
 
 /* All that waits on a page at once. Go: scanSpan */
-static void scan_grey(pymem_heap *h, graph_mark *g, uint64_t page, const class_info *c) {
+static __attribute__((noinline)) void scan_grey(pymem_heap *h, graph_mark *g, uint64_t page, const class_info *c) {
     found_objects f = collect(g, page, c);
     if (f.count > 1) g->memory->state[page] |= PAGE_MARKED;
     if (g->packed && f.count > 1 && f.count >= c->eighth) f.work = (uint64_t)f.count * c->size;
@@ -205,10 +208,11 @@ static void scan_grey(pymem_heap *h, graph_mark *g, uint64_t page, const class_i
 }
 
 /* The one object that waits on a page. Go: scanSpan, scanObjectSmall */
-static void scan_single(pymem_heap *h, graph_mark *g, uint64_t page, uint32_t slot, const class_info *c) {
+static inline void scan_single(pymem_heap *h, graph_mark *g, uint64_t off, const class_info *c) {
     const object_memory *m = g->memory;
-    const uint64_t *object = (const uint64_t *)(m->base + (page << PAGE_SHIFT) + slot * c->size);
-    uint64_t mask = m->state[page] & PAGE_MIXED ? memory_read_bits(m, page, c->size, slot) : m->mask[page];
+    const uint64_t *object = (const uint64_t *)(m->base + off);
+    uint64_t page = off >> PAGE_SHIFT, slot = (off & (PAGE_SIZE - 1)) * c->magic >> 32;
+    uint64_t mask = m->state[page] & PAGE_MIXED ? memory_read_bits(m, page, c->size, (uint32_t)slot) : m->mask[page];
     m->bits[page][(slot >> 6 << 1) + 1] &= ~(1ull << (slot & 63));
     g->sum->heap_scan += bit_length(mask) * 8;
     count_black(g, 1, c->size);
@@ -223,29 +227,172 @@ static void scan_single(pymem_heap *h, graph_mark *g, uint64_t page, uint32_t sl
 /* A page is scanned in less time than its bytes take to come, so those of the one after it are asked for before. */
 static void prefetch_next(const graph_mark *g) {
     if (g->tail == g->head) return;
-    uint64_t page = g->ring[g->head % RING] >> 16;
+    uint64_t page = g->ring[g->head % RING] >> PAGE_SHIFT;
     const char *p = g->memory->base + (page << PAGE_SHIFT);
     for (uint32_t at = 0; at < PAGE_SIZE; at += 64) __builtin_prefetch(p + at, 0, 2);
     __builtin_prefetch(g->memory->bits[page]);
     __builtin_prefetch(g->memory->bits[page] + 8);
 }
 
-/* In Go's order the page waits again for what is found on itself. Where order does not matter it is gone on with while
- * it is in the cache. */
-static void scan_page(pymem_heap *h, graph_mark *g, uint64_t waiting) {
-    uint64_t page = waiting >> 16;
-    const class_info *c = &g->classes[g->memory->info[page]];
+/* ---- a page where order does not matter: what is found on itself is gone on with while it is in the cache ---- */
+
+/* Eight bits to eight bytes of 0 or 1, the lowest bit first. */
+static inline void spread_bits(uint8_t *bytes, uint64_t bits) {
+    for (uint32_t i = 0; i < 8; i++) bytes[i] = bits >> i & 1;
+}
+
+static void spread_marks(graph_mark *g, const uint64_t *bits, const class_info *c) {
+    for (uint32_t i = 0; i < c->pairs; i++, bits += 2) {
+        memset(&g->marked[i * 64], 0, 64);
+        memset(&g->scanned[i * 64], 0, 64);
+        for (uint32_t k = 0; bits[0] && k < 64; k += 8) {
+            spread_bits(&g->marked[i * 64 + k], bits[0] >> k);
+            spread_bits(&g->scanned[i * 64 + k], (bits[0] & ~bits[1]) >> k);
+        }
+    }
+}
+
+static inline uint64_t eight_bytes(const uint8_t *bytes) {
+    uint64_t eight;
+    memcpy(&eight, bytes, 8);
+    return eight;
+}
+
+static void gather_marks(const graph_mark *g, uint64_t *bits, const class_info *c) {
+    for (uint32_t i = 0; i < c->pairs; i++) {
+        uint64_t word = 0;
+        for (uint32_t k = 0; k < 64; k += 8)
+            word |= (eight_bytes(&g->marked[i * 64 + k]) * 0x0102040810204080 >> 56) << k;
+        bits[2 * i] = word;
+        bits[2 * i + 1] = 0;
+    }
+}
+
+typedef struct {
+    const char *base; /* the page's bytes */
+    uint64_t first;   /* and its address */
+    uint64_t magic;
+    uint64_t pointers; /* words of an object that hold pointers */
+    uint32_t n;        /* objects in found */
+    uint64_t *out;     /* end of the pointers that lead elsewhere */
+} page_walk;
+
+/* Without a branch: what a pointer is cannot be foretold. Returns the slot, or what stands for elsewhere. */
+static inline __attribute__((always_inline)) uint64_t follow(page_walk *w, uint64_t p, uint32_t size) {
+    uint64_t off = p - w->first, slot = size == 16 ? off >> 4 : off * w->magic >> 32;
+    *w->out = p;
+    w->out += (off >= PAGE_SIZE) & (p != 0);
+    return off < PAGE_SIZE ? slot : PAGE_SLOTS;
+}
+
+/* Slot by slot: enough where pointers lead to higher addresses, as to what was allocated later. Nil is made the first
+ * byte behind the slots, where no object is. Meanwhile the page behind is asked for, which is the next one then. */
+static inline __attribute__((always_inline)) void scan_upwards(graph_mark *g, page_walk *w, uint32_t size) {
+    const uint64_t first = w->first, magic = w->magic, nil = SLOT_BYTES;
+    uint8_t *marked = g->marked, *scanned = g->scanned;
+    uint64_t *out = w->out;
+    for (uint32_t i = 0; i < SLOT_BYTES / size; i++) {
+        const char *object = w->base + i * size;
+        for (uint32_t at = 0; at < size; at += 64) __builtin_prefetch(object + PAGE_SIZE + at, 0, 3);
+        if (marked[i] == scanned[i]) continue;
+        scanned[i] = 1;
+        for (uint32_t k = 0; k < size; k += 8) {
+            uint64_t p = *(const uint64_t *)(object + k), off = p ? p - first : nil;
+            if (__builtin_expect(off > nil, 0)) *out++ = p;
+            else marked[size == 16 ? off >> 4 : off * magic >> 32] = 1;
+        }
+    }
+    w->out = out;
+    marked[nil * magic >> 32] = 0;
+}
+
+/* First found first scanned: the next one is known long before its turn, which keeps the processor busy. */
+static void scan_found(graph_mark *g, page_walk *w, uint32_t size) {
+    for (uint32_t i = 0; i < w->n; i++) {
+        const uint64_t *object = (const uint64_t *)(w->base + g->found[i] * size);
+        for (uint64_t mask = w->pointers; mask; mask &= mask - 1) {
+            uint64_t slot = follow(w, object[__builtin_ctzll(mask)], size);
+            g->found[w->n] = (uint16_t)slot;
+            w->n += !g->marked[slot];
+            g->marked[slot] = 1;
+        }
+    }
+}
+
+static uint32_t list_found(graph_mark *g, const class_info *c) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->pairs * 64; i += 8) {
+        uint64_t left = eight_bytes(&g->marked[i]) & ~eight_bytes(&g->scanned[i]);
+        for (; left; left &= left - 1) g->found[n++] = (uint16_t)(i + (uint32_t)__builtin_ctzll(left) / 8);
+    }
+    return n;
+}
+
+static bool is_full(const page_walk *w, uint32_t size) {
+    return bit_length(w->pointers) == size / 8 && !(w->pointers & (w->pointers + 1));
+}
+
+static uint32_t count_marks(const uint64_t *bits, const class_info *c) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->pairs; i++) n += (uint32_t)__builtin_popcountll(bits[2 * i] & ~bits[2 * i + 1]);
+    return n;
+}
+
+/* All that can be reached from what is grey on the page without leaving it. Returns how many objects. */
+static uint32_t scan_closure(graph_mark *g, page_walk *w, uint64_t *bits, const class_info *c, bool upwards) {
+    uint32_t before = count_marks(bits, c);
+    spread_marks(g, bits, c);
+    if (upwards && is_full(w, c->size)) {
+        if (c->size == 16) scan_upwards(g, w, 16);
+        else scan_upwards(g, w, c->size);
+    }
+    g->marked[PAGE_SLOTS] = 1;
+    w->n = list_found(g, c);
+    scan_found(g, w, c->size);
+    gather_marks(g, bits, c);
+    return count_marks(bits, c) - before;
+}
+
+static void scan_within(pymem_heap *h, graph_mark *g, uint64_t page, const class_info *c) {
+    const object_memory *m = g->memory;
+    page_walk w = {.base = m->base + (page << PAGE_SHIFT), .first = g->arena + (page << PAGE_SHIFT), .out = g->buf};
+    w.magic = c->magic;
+    w.pointers = m->mask[page];
+    uint32_t count = scan_closure(g, &w, m->bits[page], c, g->local);
+    m->state[page] |= PAGE_MARKED;
+    g->local = count > 8 * (w.out - g->buf);
+    g->sum->heap_scan += count * (bit_length(w.pointers) * 8ull);
+    count_black(g, count, (uint64_t)count * c->size);
+    black_count b = {0};
+    for (const uint64_t *p = g->buf; p < w.out; p++) grey(h, g, *p, &b);
+    count_blacks(g, b);
+}
+
+static __attribute__((noinline)) void scan_page_at_once(pymem_heap *h, graph_mark *g, uint64_t off, const class_info *c) {
+    uint64_t page = off >> PAGE_SHIFT;
     uint8_t *state = &g->memory->state[page];
-    if (!(*state & PAGE_MANY)) {
-        *state &= (uint8_t)~PAGE_QUEUED;
-        scan_single(h, g, page, waiting & 0xffff, c);
+    if (!g->local) prefetch_next(g);
+    if (*state & PAGE_MANY) scan_grey(h, g, page, c);
+    else scan_single(h, g, off, c);
+    if (!page_has_grey(g, page, c)) g->local = false;
+    while (page_has_grey(g, page, c))
+        if (*state & PAGE_MIXED) scan_grey(h, g, page, c);
+        else scan_within(h, g, page, c);
+    *state &= (uint8_t)~(PAGE_QUEUED | PAGE_MANY);
+}
+
+/* In Go's order the page waits again for what is found on itself. */
+static void scan_page(pymem_heap *h, graph_mark *g, uint64_t off) {
+    uint64_t page = off >> PAGE_SHIFT;
+    const class_info *c = &g->classes[g->memory->info[page]];
+    uint8_t *state = &g->memory->state[page], many = *state & PAGE_MANY;
+    if (g->any_order) {
+        scan_page_at_once(h, g, off, c);
         return;
     }
-    if (g->any_order) prefetch_next(g);
-    if (!g->any_order) *state &= (uint8_t)~(PAGE_QUEUED | PAGE_MANY);
-    do scan_grey(h, g, page, c);
-    while (g->any_order && page_has_grey(g, page, c));
-    if (g->any_order) *state &= (uint8_t)~(PAGE_QUEUED | PAGE_MANY);
+    *state &= (uint8_t)~(PAGE_QUEUED | PAGE_MANY);
+    if (many) scan_grey(h, g, page, c);
+    else scan_single(h, g, off, c);
 }
 
 /* ---- grey becomes black: an object by itself ---- */
@@ -339,7 +486,7 @@ static uint64_t scan_large(pymem_heap *h, graph_mark *g, const mspan *s, uint64_
 }
 
 /* Go: scanObject */
-static void scan_object(pymem_heap *h, graph_mark *g, uint64_t b) {
+static __attribute__((noinline)) void scan_object(pymem_heap *h, graph_mark *g, uint64_t b) {
     const mspan *s = span_at(h, (b - g->arena) >> PAGE_SHIFT);
     uint64_t bytes = s->elem_size, end;
     if (!(s->span_class >> 1)) end = scan_large(h, g, s, b, &bytes);
@@ -400,7 +547,7 @@ static bool scan_next(pymem_heap *h, graph_mark *g) {
         if (!b && !queue_refill(g)) return false;
     }
     if (b) scan_object(h, g, b);
-    else scan_page(h, g, g->ring[g->head++ % RING]);
+    else scan_page(h, g, queue_take(g));
     return true;
 }
 
@@ -417,7 +564,8 @@ int mark_graph_drain(pymem_heap *h, int64_t budget, pymem_mark_progress *out) {
     uint64_t until = work_of(&before) + (budget > 0 ? (uint64_t)budget : 0);
     g->extent = h->cur_page << PAGE_SHIFT;
     while (work_of(&h->marks) < until && !g->bad && scan_next_root(h, g)) continue;
-    while (work_of(&h->marks) < until && !g->bad && scan_next(h, g)) continue;
+    until -= h->marks.stack_scan + h->marks.globals_scan; /* at most 0 is left: until < 2^63 + what was done */
+    while ((int64_t)(until - h->marks.heap_scan) > 0 && !g->bad && scan_next(h, g)) continue;
     *out = (pymem_mark_progress){.heap_scan = (int64_t)(h->marks.heap_scan - before.heap_scan),
                                  .stack_scan = (int64_t)(h->marks.stack_scan - before.stack_scan),
                                  .globals_scan = (int64_t)(h->marks.globals_scan - before.globals_scan),

@@ -14,6 +14,7 @@ enum {
     CHAIN_LAST = 1 << 17,
     WORK_BUF = 253, /* objects in a work buffer of 2 KB */
     PAGE_WORDS = PAGE_SIZE / 8,
+    PAGE_SLOTS = PAGE_SIZE / 16,
 };
 
 typedef struct {
@@ -42,7 +43,7 @@ struct graph_mark {
     uint64_t bad, bad_from; /* the first bad pointer and where it was; 0: none */
 
     /* pages that hold grey objects: a ring for the newest, a chain of segments for the rest, both first in first out */
-    uint64_t ring[RING]; /* page << 16 | slot that made it wait */
+    uint64_t ring[RING]; /* where the object that made the page wait begins, in bytes from the first arena on */
     uint32_t head, tail, puts;
     uint64_t *chain;
     uint64_t chain_mask, chain_head, chain_tail; /* a power of two, less one; pages ever taken and put */
@@ -59,7 +60,13 @@ struct graph_mark {
     bool stacks;
     uint32_t root;
 
-    uint64_t buf[PAGE_WORDS]; /* pointers found on a page */
+    uint64_t buf[PAGE_WORDS + 64]; /* pointers found on a page; a bad pointer may have made a slot of what is none */
+
+    /* one page's slots, while pointers among them are followed. A byte a slot, for bytes can be written without having
+     * been read; the last one stands for all that is elsewhere */
+    uint8_t marked[PAGE_SLOTS + 1], scanned[PAGE_SLOTS];
+    uint16_t found[PAGE_SLOTS + 1];
+    bool local; /* the last page had pointers to itself, almost all */
 };
 
 /* ---- pages that wait ---- */
@@ -104,6 +111,11 @@ static inline void queue_put(graph_mark *g, uint64_t waiting) {
     uint32_t spilt = (n + 1) / 2 < SPILL_MAX ? (n + 1) / 2 : SPILL_MAX;
     if (spilt > 4 && chain_is_empty(g)) spill(g, spilt);
 }
+
+/* In Go's order the oldest. Where order does not matter and pointers lead to where they come from, the newest: pages
+ * are then come by in about the order in which they were allocated; where they lead anywhere, the oldest, on which most
+ * will have gathered. */
+static inline uint64_t queue_take(graph_mark *g) { return g->ring[(g->local ? --g->tail : g->head++) % RING]; }
 
 /* Half of the oldest segment that has any comes back to the ring. Go: (*spanQueue).refill, steal */
 static inline bool queue_refill(graph_mark *g) {
@@ -164,21 +176,21 @@ static inline uint64_t get_object(graph_mark *g) {
     return g->wbuf1->obj[--g->wbuf1->n];
 }
 
+static __attribute__((noinline)) void share_half(graph_mark *g, work_buf *b) {
+    uint32_t n = b->n / 2, left = b->n - n;
+    uint64_t kept[WORK_BUF];
+    memcpy(kept, &b->obj[left], n * sizeof *kept);
+    b->n = left;
+    put_full(g, b);
+    memcpy(b->obj, kept, n * sizeof *kept);
+    b->n = n;
+}
+
 /* Something to share for other workers, had there been any. Go: (*gcWork).balance, handoff */
 static inline void balance(graph_mark *g) {
     if (g->nfull) return;
-    if (g->wbuf2->n) {
-        put_full(g, g->wbuf2);
-    } else if (g->wbuf1->n > 4) {
-        work_buf *b = g->wbuf1;
-        uint32_t n = b->n / 2, left = b->n - n;
-        uint64_t kept[WORK_BUF];
-        memcpy(kept, &b->obj[left], n * sizeof *kept);
-        b->n = left;
-        put_full(g, b);
-        memcpy(b->obj, kept, n * sizeof *kept);
-        b->n = n;
-    }
+    if (g->wbuf2->n) put_full(g, g->wbuf2);
+    else if (g->wbuf1->n > 4) share_half(g, g->wbuf1);
 }
 
 #endif
