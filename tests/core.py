@@ -183,7 +183,8 @@ class Core:
     # ---- the graph ----
 
     def type_add(self, type_: int, size: int, pointers: Sequence[int]) -> None:
-        """Make a type of so many bytes whose words of these numbers hold pointers."""
+        """Make a type of so many bytes whose words of these numbers hold pointers; objects have bytes from then on."""
+        self.heap.call(lib.pymem_memory_on)
         ptrdata = 8 * (max(pointers) + 1) if pointers else 0
         mask = np.zeros(ptrdata // 512 + 1, np.uint64)
         for word in pointers:
