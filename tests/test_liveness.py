@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,7 +13,6 @@ from strategies import seeds
 
 import pymem
 from pymem import types
-from pymem._native import ffi, lib
 from pymem.gc.costs import Costs
 from pymem.gc.cycle import GCEvent, GCPhase
 
@@ -38,9 +36,9 @@ def stretches(by: type[ByRuntime | ByCore]) -> st.SearchStrategy[list[tuple[str 
 
 @pytest.mark.parametrize("by", DRIVERS)
 def test_any_program(by: str) -> None:
-    """Nothing reachable is freed, nothing that was unreachable before a mark outlives it; the heap is whole all the time.
+    """Nothing reachable is freed, nothing that was unreachable before a mark outlives it, and the heap is always whole.
 
-    After each step all invariants are proven, and after each mark it is done a second time.
+    After each step all invariants are proven, and each mark is done a second time.
     """
     made = taken = 0
     programs = STEPS // len(DRIVERS) // (_STRETCH * _STRETCHES) + 1
@@ -83,7 +81,8 @@ def lives(rt: pymem.Runtime, addr: int) -> bool:
 
 def begin_mark(**options: Any) -> pymem.Runtime:
     """Return a runtime in which a mark has just begun, with 4 MB still to scan and no end in sight."""
-    rt = pymem.Runtime(**({"gogc": 5, "costs": SLOW, "check_mark": True, "globals_bytes": 0} | options))
+    usual: dict[str, Any] = {"gogc": 5, "costs": SLOW, "check_mark": True, "globals_bytes": 0}
+    rt = pymem.Runtime(**(usual | options))
     rt.globals["ballast"] = ballast = rt.new(types.ptr(NODE), 500_000)
     while not rt.marking:
         rt.malloc(1 << 12, noscan=True)
