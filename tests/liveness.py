@@ -67,6 +67,7 @@ class ByRuntime(Program):
         "batch": 6,
         "link": 20,
         "move": 10,
+        "take": 10,
         "drop": 5,
         "global": 8,
         "variable": 8,
@@ -180,7 +181,7 @@ class ByRuntime(Program):
         elif which < 0.8:
             self._set_global(self.model.inside(obj))
         elif which < 0.9:
-            self._set_variable(self.model.inside(obj))
+            self.hold(self.model.inside(obj))
         elif len(self.model.objects) > _MOST_OBJECTS:
             self._set_global(None)
             self.do_drop()
@@ -199,18 +200,19 @@ class ByRuntime(Program):
         obj = self.model.stroll()
         self._set_global(self.model.inside(obj) if obj and self.rng.random() < 0.85 else None)
 
-    def _set_variable(self, value: Root) -> None:
+    def hold(self, value: Root) -> bool:
         framed = [g for g in self.gs if g.frames]
         if not framed:
-            return
+            return False
         frame, n, roots = self.rng.choice(self.rng.choice(framed).frames)
         name = f"v{self.rng.randrange(n)}"
         frame[name] = address(value)
         assign(roots, name, value)
+        return True
 
     def do_variable(self) -> None:
         obj = self.model.stroll()
-        self._set_variable(self.model.inside(obj) if obj and self.rng.random() < 0.85 else None)
+        self.hold(self.model.inside(obj) if obj and self.rng.random() < 0.85 else None)
 
     def do_push(self) -> None:
         room = [g for g in self.gs if len(g.frames) < _MOST_FRAMES]
@@ -322,12 +324,13 @@ class ByCore(Program):
         "batch": 6,
         "link": 14,
         "move": 10,
+        "take": 10,
         "drop": 8,
         "root": 14,
         "resize": 2,
         "set": 2,
         "mark": 30,
-        "end": 4,
+        "end": 1,
         "contents": 4,
         "sweep": 3,
         "flush": 1,
@@ -401,6 +404,10 @@ class ByCore(Program):
         obj = self.model.stroll()
         self._set_root(self.model.inside(obj) if obj and self.rng.random() < 0.85 else None)
 
+    def hold(self, value: Root) -> bool:
+        self._set_root(value)
+        return True
+
     def do_resize(self) -> None:
         """A stack grows or shrinks; globals too, though no program does that."""
         id_, n, roots = self.rng.choice(self.sets)
@@ -427,9 +434,10 @@ class ByCore(Program):
         if not self.model.marking:
             self.core.mark_start_graph(self.rng.choice(self.procs))
             self.model.mark_begins()
-        budget = self.rng.choice([0, 1, self.count(1000), self.count(1_000_000)])
+        most = 1_000_000 if self.rng.random() < 0.05 else 200
+        budget = self.rng.choice([0, 1, self.count(most), self.count(most)])
         self.heap.call(lib.pymem_mark_drain, budget, self.progress)
-        if self.progress.idle and self.rng.random() < 0.3:
+        if self.progress.idle and self.rng.random() < 0.6:
             self._end()
 
     def do_end(self) -> None:

@@ -316,6 +316,18 @@ class Program:
             self.set_place(obj, place, None)
             self.set_place(other, self.place(other), value)
 
+    def do_take(self) -> None:
+        """Take a pointer out of an object and hold it in a variable alone: what only a barrier tells the collector."""
+        obj = self.holder()
+        if obj and obj.out:
+            place = self.rng.choice(list(obj.out))
+            if self.hold(obj.out[place]):
+                self.set_place(obj, place, None)
+
+    def hold(self, value: Root) -> bool:
+        """Put a value into some variable, if there is one."""
+        raise NotImplementedError
+
     def do_contents(self) -> None:
         """All pointers of some objects are what the model says."""
         objs = [o for _ in range(8) if (o := self.model.stroll()) and o.out]

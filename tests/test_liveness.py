@@ -38,7 +38,7 @@ def stretches(by: type[ByRuntime | ByCore]) -> st.SearchStrategy[list[tuple[str 
 def test_any_program(by: str) -> None:
     """Nothing reachable is freed, nothing that was unreachable before a mark outlives it; the heap is whole always.
 
-    After each step all invariants are proven, and after each mark it is done a second time.
+    After each step all invariants are proven, and each mark is done a second time.
     """
     made = taken = 0
     programs = STEPS // len(DRIVERS) // (_STRETCH * _STRETCHES) + 1
@@ -81,8 +81,8 @@ def lives(rt: pymem.Runtime, addr: int) -> bool:
 
 def begin_mark(**options: Any) -> pymem.Runtime:
     """Return a runtime in which a mark has just begun, with 4 MB still to scan and no end in sight."""
-    settings: dict[str, Any] = {"gogc": 5, "costs": SLOW, "check_mark": True, "globals_bytes": 0}
-    rt = pymem.Runtime(**(settings | options))
+    usual: dict[str, Any] = {"gogc": 5, "costs": SLOW, "check_mark": True, "globals_bytes": 0}
+    rt = pymem.Runtime(**(usual | options))
     rt.globals["ballast"] = ballast = rt.new(types.ptr(NODE), 500_000)
     while not rt.marking:
         rt.malloc(1 << 12, noscan=True)

@@ -345,6 +345,44 @@ def test_bad_pointer_is_a_throw(program: Program) -> None:
         core.mark_drain()
 
 
+def test_bad_pointers_to_free_slots_by_the_thousand(program: Program) -> None:
+    """More than could be white when the mark began: they lead to slots of spans that came after, and are told."""
+    core = program.core
+    tables = [core.malloc(0, 250_000) for _ in range(4)]
+    core.roots_new(tables)
+    for size in (24, 1024):
+        core.mark_start_graph()
+        fresh = [core.malloc(0, size) for _ in range(200_000 // size)]
+        spans = sorted({a - a % PAGE for a in fresh if not core.object_at(a).noscan})
+        slots = np.array([base + k for base in spans for k in range(0, PAGE - 512, size)], np.uint64)
+        for table in tables:
+            view = np.frombuffer(core.memory(table, 250_000), np.uint64)
+            view[:] = np.resize(slots, len(view))
+        with pytest.raises(pymem.CorruptHeapError, match="found bad pointer in Go heap"):
+            core.mark_drain()
+            core.mark_end()
+        core.heap.close()
+        core = program.core = Core()
+        core.proc_new()
+        tables = [core.malloc(0, 250_000) for _ in range(4)]
+        core.roots_new(tables)
+
+
+def test_globals_that_go_half_scanned(program: Program) -> None:
+    """The next set of globals is scanned from its first place on."""
+    core = program.core
+    wide = core.roots_new([0] * 40_000)
+    kept = program.new(2)
+    core.roots_new([kept] + [0] * 40_000)
+    core.mark_start_graph()
+    core.mark_drain(1)
+    core.roots_free(wide)
+    core.mark_drain()
+    core.mark_check()
+    core.mark_end()
+    assert set(core.living()) == {kept}
+
+
 def test_checkmark_tells_the_way(program: Program) -> None:
     """A pointer hidden from the barrier is found by the second mark, with the path to it."""
     core = program.core
