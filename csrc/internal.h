@@ -223,8 +223,11 @@ typedef struct {
      * All zero unless marking by graph. */
     uint64_t (*bits)[PAGE_BIT_WORDS];
     uint64_t *mask; /* pointer bits of each object of the page, where all have the same */
+    uint64_t
+        *sure; /* batch << 16 | slots, from the first of the span on, that lived for sure in that batch of stores */
     uint16_t *info; /* PAGE_NONE, PAGE_MANUAL or span class + PAGE_CLASS; small: | pages from the span's base << 8 */
     uint8_t *state; /* enum page_state */
+    uint64_t batch; /* of stores, the last one */
     root_set *roots;
     uint32_t nroots; /* room for */
     bool points;     /* a pointer may have been written: by a store, as a root, or by who was given the bytes */

@@ -368,7 +368,8 @@ static void scan_within(pymem_heap *h, graph_mark *g, uint64_t page, const class
     count_blacks(g, b);
 }
 
-static __attribute__((noinline)) void scan_page_at_once(pymem_heap *h, graph_mark *g, uint64_t off, const class_info *c) {
+static __attribute__((noinline)) void scan_page_at_once(pymem_heap *h, graph_mark *g, uint64_t off,
+                                                        const class_info *c) {
     uint64_t page = off >> PAGE_SHIFT;
     uint8_t *state = &g->memory->state[page];
     if (!g->local) prefetch_next(g);
@@ -584,7 +585,7 @@ void mark_barrier(pymem_heap *h, uint64_t old, uint64_t target) {
     black_count b = {0};
     if (old) grey(h, g, old, &b);
     if (target) grey(h, g, target, &b);
-    count_blacks(g, b);
+    if (b.objects) count_blacks(g, b);
 }
 
 static uint64_t *mark_word(const object_memory *m, uint64_t page, const mspan *s, uint32_t slot) {
