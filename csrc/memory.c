@@ -128,6 +128,10 @@ static uint64_t *heap_bits(const object_memory *m, uint64_t page, uint64_t elem_
     return (uint64_t *)(m->base + end - HEAP_BITS_BYTES - (elem_size >= 16 ? INLINE_MARKS_BYTES : 0));
 }
 
+uint64_t *memory_heap_bits(const object_memory *m, uint64_t page, uint64_t elem_size) {
+    return heap_bits(m, page, elem_size);
+}
+
 uint64_t memory_read_bits(const object_memory *m, uint64_t page, uint64_t elem_size, uint32_t slot) {
     const uint64_t *bits = heap_bits(m, page, elem_size);
     uint64_t n = elem_size / 8, from = slot * n, i = from / 64, j = from % 64;
