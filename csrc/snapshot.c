@@ -352,6 +352,7 @@ static void enter_pages(walk *w, mspan *s, uint64_t page) {
 static void walk_span(walk *w, mspan *s, uint64_t *next_page) {
     uint8_t state = s->state;
     STREAM(&w->s, state, SPAN_MANUAL);
+    if (state != SPAN_IN_USE) STREAM(&w->s, s->sweepgen, w->h->sweepgen + 3ull); /* left over, but shown */
     if (state == SPAN_DEAD) return;
     uint64_t page = w->s.reading ? 0 : page_of(w->h, s->base);
     int64_t ahead = (int64_t)(page - *next_page);

@@ -125,18 +125,22 @@ class Scheduler:
 
     __slots__ = ("cache", "goroutines", "heap", "last_id", "max_stack", "procs", "types")
 
-    def __init__(self, heap: Heap, types: TypeTable, *, gomaxprocs: int, cache: Cache) -> None:
+    def __init__(
+        self, heap: Heap, types: TypeTable, *, cache: Cache, gomaxprocs: int = 0, procs: list[int] | None = None
+    ) -> None:
+        """Make gomaxprocs processors, or take over those that the heap has: procs, the core's numbers."""
         if cache not in ("p", "goroutine"):
             raise ConfigError(f"cache={cache!r}: give 'p' (Go's) or 'goroutine' (the textbook's)")
         self.heap = heap
         self.types = types
-        self.procs: list[int] = []
+        self.procs: list[int] = [] if procs is None else procs
         """The core's numbers, by P. Always the same list."""
         self.cache = cache
         self.goroutines: dict[int, Goroutine] = {}
         self.last_id = 0
         self.max_stack = STACK_MAX
-        self.resize(self.proc_count(gomaxprocs))
+        if procs is None:
+            self.resize(self.proc_count(gomaxprocs))
 
     # ---- processors ----
 

@@ -139,6 +139,8 @@ class Collector:
         self.clock = Clock(len(procs))
         self.limiter = GCCPULimiter(0, len(procs))
         self.observers: list[Callable[[GCEvent], None]] = []
+        self.telling = False
+        """Whether observers are being called: in the middle of a step."""
         self.busy = 1
         """Ps that the program keeps at work."""
         self.record: CycleRecord | None = None
@@ -694,8 +696,12 @@ class Collector:
         if self.observers:
             number = cycle.number if cycle else self.stats.num_gc
             event = GCEvent(phase, number, self.clock.now, self.pacer.heap_live)
-            for observer in self.observers:
-                observer(event)
+            self.telling = True
+            try:
+                for observer in self.observers:
+                    observer(event)
+            finally:
+                self.telling = False
 
 
 @dataclass(frozen=True, slots=True)
