@@ -80,28 +80,46 @@ static bool slot_lives(const pymem_heap *h, const mspan *s, uint32_t i, bool uns
     return span_is_allocated(s, i) && (!unswept || bit_get(s->mark_bits, i));
 }
 
-/* Runs of living slots are one table of words. */
-static void walk_slots(walk *w, const mspan *s) {
-    bool unswept = span_is_unswept(w->h, s);
-    for (uint32_t i = 0, n; i < s->nelems && !w->s.status; i += n) {
-        bool lives = slot_lives(w->h, s, i, unswept);
-        for (n = 1; i + n < s->nelems && slot_lives(w->h, s, i + n, unswept) == lives;) n++;
-        if (lives) stream_words(&w->s, (uint64_t *)memory_at(w->h, s->base + i * s->elem_size), n * s->elem_size / 8);
+/* The end of the run of slots from i on that live, or do not. */
+static uint32_t run_end(const pymem_heap *h, const mspan *s, uint32_t i, bool unswept) {
+    bool lives = slot_lives(h, s, i, unswept);
+    while (++i < s->nelems && slot_lives(h, s, i, unswept) == lives) continue;
+    return i;
+}
+
+static void set_bits(uint64_t *bits, uint64_t from, uint64_t end) {
+    for (uint64_t w = from / 64; w * 64 < end; w++) {
+        uint64_t first = from > w * 64 ? from - w * 64 : 0;
+        uint64_t below = end - w * 64 < 64 ? (1ull << (end - w * 64)) - 1 : UINT64_MAX;
+        bits[w] |= below & ~((1ull << first) - 1);
     }
 }
 
-static void walk_heap_bits(walk *w, const mspan *s) {
-    uint64_t page = page_of(w->h, s->base);
-    for (uint64_t k = 0; k < s->npages; k++)
-        stream_words(&w->s, memory_heap_bits(w->h->memory, page + k, s->elem_size), HEAP_BITS_WORDS);
+/* Pointer maps of the slots that live. Spans with such maps have one page. */
+static void walk_heap_bits(walk *w, const mspan *s, const uint64_t *living) {
+    uint64_t *bits = memory_heap_bits(w->h->memory, page_of(w->h, s->base), s->elem_size), kept[HEAP_BITS_WORDS] = {0};
+    for (uint32_t i = 0; i < HEAP_BITS_WORDS && !w->s.reading; i++) kept[i] = bits[i] & living[i];
+    stream_words(&w->s, kept, HEAP_BITS_WORDS);
+    for (uint32_t i = 0; i < HEAP_BITS_WORDS && w->s.reading; i++) bits[i] = kept[i] & living[i];
+}
+
+/* Runs of living slots are one table of words. */
+static void walk_slots(walk *w, const mspan *s) {
+    bool unswept = span_is_unswept(w->h, s), small = s->span_class > 1 && s->elem_size <= MIN_HEADER_SIZE;
+    bool maps = small && !(s->span_class & 1);
+    uint64_t living[HEAP_BITS_WORDS] = {0}, words = s->elem_size / 8;
+    for (uint32_t i = 0, end; i < s->nelems && !w->s.status; i = end) {
+        end = run_end(w->h, s, i, unswept);
+        if (!slot_lives(w->h, s, i, unswept)) continue;
+        stream_words(&w->s, (uint64_t *)memory_at(w->h, s->base + i * s->elem_size), (end - i) * words);
+        if (maps) set_bits(living, i * words, end * words);
+    }
+    if (maps) walk_heap_bits(w, s, living);
 }
 
 static void walk_contents(walk *w) {
     for (uint64_t i = 0; i < w->nspans && !w->s.status; i++) {
-        const mspan *s = w->spans[i];
-        if (s->state != SPAN_IN_USE) continue;
-        walk_slots(w, s);
-        if (!(s->span_class & 1) && s->span_class > 1 && s->elem_size <= MIN_HEADER_SIZE) walk_heap_bits(w, s);
+        if (w->spans[i]->state == SPAN_IN_USE) walk_slots(w, w->spans[i]);
     }
 }
 

@@ -507,6 +507,7 @@ def test_long_queues() -> None:
     for fork_at in (-1, 3):
         c = Core(address_space=1 << 34)
         c.proc_new()
+        c.proc_new()
         addrs = np.array(c.malloc_same(0, 512, False, 0, 60_000) + c.malloc_same(0, 1024, False, 0, 3000), np.uint64)
         np.random.default_rng(1).shuffle(addrs)
         table = c.malloc_same(0, 8 * len(addrs), False, 0, 1)[0]
@@ -605,7 +606,7 @@ def test_damaged_heap(kind: str) -> None:
     for _ in range(1500):
         try:
             c = restored(mutated(data, rng))
-        except pymem.RecordingError as error:
+        except (pymem.RecordingError, MemoryError) as error:  # it may ask for any amount of address space
             assert str(error)
             refused += 1
             continue
