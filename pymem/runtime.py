@@ -141,9 +141,7 @@ class Runtime:
         return capture(Parts(self._heap, self._types, self._sched, self._gc))
 
     @classmethod
-    def restore(
-        cls, snapshot: Snapshot | str | os.PathLike[str], *, trace: TextIO | None = None
-    ) -> Self:
+    def restore(cls, snapshot: Snapshot | str | os.PathLike[str], *, trace: TextIO | None = None) -> Self:
         """Make a runtime that goes on from a snapshot or from a file with one, as often as wanted.
 
         trace: where its trace lines go (stderr). Observers are not in a snapshot: add them with `on_gc`. Goroutines

@@ -126,7 +126,13 @@ class Scheduler:
     __slots__ = ("cache", "goroutines", "heap", "last_id", "max_stack", "procs", "types")
 
     def __init__(
-        self, heap: Heap, types: TypeTable, *, cache: Cache, gomaxprocs: int = 0, procs: list[int] | None = None
+        self,
+        heap: Heap,
+        types: TypeTable,
+        *,
+        cache: Cache,
+        gomaxprocs: int = 0,
+        procs: list[int] | None = None,
     ) -> None:
         """Make gomaxprocs processors, or take over those that the heap has: procs, the core's numbers."""
         if cache not in ("p", "goroutine"):

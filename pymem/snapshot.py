@@ -35,7 +35,7 @@ from pymem.gc.limiter import LimiterEvent
 from pymem.gc.marking import GraphMark, RecordMark
 from pymem.gc.pacer import CycleEnd, CycleStart, GoPacer
 from pymem.gc.state import CycleRecord, GCStats
-from pymem.gotypes import GoType, TypeTable
+from pymem.gotypes import TypeTable
 from pymem.sched import Goroutine, Scheduler
 from pymem.stats.gctrace import Tracer
 
@@ -75,7 +75,9 @@ class Snapshot:
     """A policy of the user's own; None: Go's, whose state is with the rest. Only Go's goes into a file."""
 
     def __repr__(self) -> str:
-        return f"<pymem.Snapshot of {len(self.heap):,} bytes at {self.state['collector']['clock']['now']:,} ns>"
+        return (
+            f"<pymem.Snapshot of {len(self.heap):,} bytes at {self.state['collector']['clock']['now']:,} ns>"
+        )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it to a file, whole or not at all; returns its path. Raises `OSError`, `ConfigError`."""
@@ -184,10 +186,9 @@ def _load(obj: Any, data: dict[str, Any], names: Iterable[str] | None = None) ->
 def _typed(name: str, value: Any, like: Any) -> Any:
     if name in _PERHAPS:
         return None if value is None else _made(_PERHAPS[name], name, value)
-    if name in _ELEMENTS:
-        return type(like)([_made(_ELEMENTS[name], name, one) for one in value])
-    if isinstance(like, list):
-        return [_number(name, one) for one in value]
+    if isinstance(like, list | deque):
+        cls = _ELEMENTS.get(name)
+        return type(like)(_made(cls, name, one) if cls else _number(name, one) for one in value)
     if isinstance(like, IntEnum):
         return type(like)(value)
     if isinstance(like, bool | str):
