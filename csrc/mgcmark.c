@@ -14,11 +14,7 @@
 #include <string.h>
 #include "mgcwork.h"
 
-enum {
-    OBLET = 128 << 10,
-    ROOT_BLOCK = (256 << 10) / 8,        /* globals scanned in one go, in words */
-    INFO_INLINE = (2 << 1) + PAGE_CLASS, /* first page info of a class of 16 to 512 bytes */
-};
+enum { ROOT_BLOCK = (256 << 10) / 8 /* globals scanned in one go, in words */ };
 
 typedef unsigned long long ull;
 
@@ -169,6 +165,11 @@ static inline void collect_alike(const char *base, uint64_t mask, uint32_t size,
     f->work += count * (bit_length(mask) * 8ull);
 }
 
+/* Of 64 slots from first on those there are. A pointer that went past the barrier may lead into a page's tail. */
+static uint64_t slots_below(uint32_t nelems, uint32_t first) {
+    return first < nelems ? (1ull << (nelems - first)) - 1 : 0;
+}
+
 /* All that is grey on a page, which is black then. */
 static found_objects collect(graph_mark *g, uint64_t page, const class_info *c) {
     const object_memory *m = g->memory;
@@ -179,6 +180,7 @@ static found_objects collect(graph_mark *g, uint64_t page, const class_info *c) 
         uint64_t grey_slots = bits[2 * i + 1];
         if (!grey_slots) continue;
         bits[2 * i + 1] = 0;
+        if (i * 64 + 64 > c->nelems) grey_slots &= slots_below(c->nelems, i * 64);
         if (m->state[page] & PAGE_MIXED) collect_mixed(m, page, c->size, i * 64, grey_slots, &f);
         else if (c->size == 16) collect_alike(base, mask, 16, i * 64, grey_slots, &f);
         else collect_alike(base, mask, c->size, i * 64, grey_slots, &f);
@@ -210,6 +212,7 @@ static void scan_single(pymem_heap *h, graph_mark *g, uint64_t page, uint32_t sl
     const uint64_t *object = (const uint64_t *)(m->base + (page << PAGE_SHIFT) + slot * c->size);
     uint64_t mask = m->state[page] & PAGE_MIXED ? memory_read_bits(m, page, c->size, slot) : m->mask[page];
     m->bits[page][(slot >> 6 << 1) + 1] &= ~(1ull << (slot & 63));
+    if (slot >= c->nelems) return;
     g->sum->heap_scan += bit_length(mask) * 8;
     count_black(g, 1, c->size);
     black_count b = {0};
@@ -440,7 +443,7 @@ void mark_barrier(pymem_heap *h, uint64_t old, uint64_t target) {
     count_blacks(g, b);
 }
 
-static uint64_t *mark_word(const object_memory *m, uint64_t page, const mspan *s, uint32_t slot) {
+uint64_t *mark_word(const object_memory *m, uint64_t page, const mspan *s, uint32_t slot) {
     bool by_page = s->elem_size >= 16 && s->elem_size <= MIN_HEADER_SIZE && s->span_class >> 1;
     return &m->bits[page][by_page ? slot >> 6 << 1 : slot >> 6];
 }
@@ -465,6 +468,7 @@ static void fill_classes(graph_mark *g) {
         c->magic = t->div_magic[sc >> 1];
         c->size = t->size[sc >> 1];
         c->eighth = t->nelems[sc] / 8u;
+        c->nelems = t->nelems[sc];
         c->pairs = t->nelems[sc]; /* of those that wait alone */
         if (c->size < 16 || c->size > MIN_HEADER_SIZE) continue;
         c->pairs = bit_words(PAGE_SIZE / c->size);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pymem._native import check, ffi, lib
 from pymem.errors import ClosedError, ConfigError
@@ -73,6 +73,27 @@ class Heap:
         self.on_stop: Callable[[int, int, UInt64s | None], None] | None = None
         """Called with the processor, why, and the objects that the allocator's caller does not hold yet, where an
         allocation came back early; then it goes on."""
+
+    @classmethod
+    def restore(cls, data: bytes, *, fault: int = -1) -> Self:
+        """Make a heap of what `snapshot` returned; RecordingError where it is damaged. fault: for tests."""
+        out = ffi.new("pymem_heap **")
+        status = lib.pymem_restore(ffi.from_buffer("char[]", data), len(data), fault, out)
+        if not out[0]:
+            raise MemoryError("no memory for a new heap")
+        heap = cls.__new__(cls)
+        heap._handle = ffi.gc(out[0], lib.pymem_heap_free)
+        heap.armed, heap.on_stop = False, None
+        check(status, heap._handle)
+        return heap
+
+    def snapshot(self) -> bytes:
+        """Return all of the heap as bytes."""
+        need = ffi.new("uint64_t *")
+        self.call(lib.pymem_snapshot, ffi.NULL, 0, need)
+        out = bytearray(need[0])
+        self.call(lib.pymem_snapshot, ffi.from_buffer("char[]", out), len(out), need)
+        return bytes(out)
 
     @property
     def handle(self) -> Any:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["GraphMark", "Mark", "Progress", "RecordMark"]
 
 
+_MOST = 1 << 62
+"""Bytes: more than there is to scan, and still a number to the core."""
+
+
 class Progress(NamedTuple):
     """What some marking came to."""
 
@@ -103,7 +107,7 @@ class GraphMark:
             return Progress(0, 0, 0, ns, finished=False)
         free, self._debt = ns - self._debt, 0.0
         byte_ns = self._ns / self._work if self._work else self._costs.mark_byte_ns
-        done = self._drain(max(1, int(free / byte_ns) if byte_ns else 1 << 62))
+        done = self._drain(max(1, int(min(free / byte_ns, _MOST)) if byte_ns else _MOST))
         if done.finished:
             return done._replace(ns=min(done.ns + ns - free, ns))
         self._debt = max(0.0, done.ns - free)
@@ -111,7 +115,7 @@ class GraphMark:
 
     def drain_work(self, work: int) -> Progress:
         """Mark so many bytes of scan work, or until nothing is left."""
-        return self._drain(max(work, 1))
+        return self._drain(min(max(work, 1), _MOST))
 
     def _drain(self, work: int) -> Progress:
         out, elsewhere = self._out, min(work, self._globals)
