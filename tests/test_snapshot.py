@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from strategies import many_sizes, seeds
 
 import pymem
+from pymem import types
 from pymem._arrays import pointer
 from pymem._heap import Heap
 from pymem._native import ffi, lib
 from pymem.env import read_settings
-from pymem.gc.controller import Controller
+from pymem.gc.controller import Controller, TriggerKind
 from pymem.gc.cycle import GCEvent
 from pymem.snapshot import Snapshot
 
@@ -343,6 +344,151 @@ def test_own_pacer(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
 
 
+# ---- programs with types, roots and frames ----
+
+NODE = types.struct("Node", next=types.ptr("Node"), other=types.ptr("Node"), key=types.int64)
+WIDE = types.struct("Wide", head=types.ptr(NODE), pad=types.array(types.int64, 90), tail=types.slice(NODE))
+
+
+def build(rt: pymem.Runtime, seed: int) -> None:
+    """Make a graph of typed objects, held by globals, goroutines' roots and frames; part of it garbage."""
+    rng = np.random.default_rng(seed)
+    nodes = np.concatenate([rt.new_batch(NODE, 3000), rt.new_batch(WIDE, 40)])
+    for path in ("next", "other"):
+        src, to = rng.choice(nodes[:3000], 2000), rng.choice(nodes, 2000)
+        rt.store_batch(src, NODE.pointer_at(path), to)
+    rt.store_batch(nodes[3000:], WIDE.pointer_at("tail"), nodes[:40])
+    rt.view(int(nodes[0]))["key"] = seed
+    for i in range(5):
+        rt.globals[f"g{i}"] = int(rng.choice(nodes))
+    del rt.globals["g2"]
+    for k in range(2):
+        g = rt.go(f"worker {k}")
+        g.roots["mine"] = int(rng.choice(nodes))
+        g.frame(a=int(rng.choice(nodes)), b=0).__enter__()
+        g.frame(c=int(nodes[0])).__enter__()
+
+
+def go_on(rt: pymem.Runtime, rounds: int) -> list[Any]:
+    """Go on by what the runtime itself tells of its roots and frames, and take down all that can be seen."""
+    seen: list[Any] = [dict(rt.globals)]
+    for i in range(rounds):
+        for g in rt.goroutines:
+            top = g.frames[-1]
+            new = g.new_batch(NODE, 700)
+            g.roots[f"r{i}"] = int(new[0])
+            rt.store(int(new[0]), "next", top["c"])
+            rt.store(top["c"], "other", int(new[5]))
+            top["c"] = int(new[0])
+            seen.append([dict(f) for f in g.frames] + [dict(g.roots)])
+        rt.globals[f"n{i}"] = int(rt.new(WIDE))
+        rt.store(rt.globals[f"n{i}"], "head", rt.goroutines[0].frames[0]["a"])
+        rt.work(20_000)
+        seen.append((rt.now, rt.marking, repr(rt.read_mem_stats())))
+    for g in rt.goroutines:
+        g.frames[-1].leave()
+        seen.append(len(g.frames))
+        with g.frame(last=g.frames[0]["a"]) as f:
+            seen.append(f["last"])
+    seen += [repr(rt.gc()), repr(rt.gc_stats), dict(rt.globals), contents(rt)]
+    return seen
+
+
+def contents(rt: pymem.Runtime) -> list[Any]:
+    """Return each living object's address, type and bytes."""
+    found = []
+    for span in rt.spans()[rt.spans()["state"] == 1]:
+        for addr, type_ in rt.objects(int(span["base"])).tolist():
+            found.append((addr, type_, rt.view(addr, types.uint8).tobytes()))
+    return found
+
+
+def graph_runtime(seed: int) -> pymem.Runtime:
+    rt = pymem.Runtime(gogc=50, gomaxprocs=seed % 3 + 1, address_space=1 << 36)
+    build(rt, seed)
+    return rt
+
+
+def mark_a_little(rt: pymem.Runtime, budget: int) -> None:
+    """Start a cycle, and leave it amid its mark."""
+    rt._gc.settle()
+    rt._gc.start(TriggerKind.HEAP)
+    rt._gc._count(rt._gc._mark.drain_work(budget))  # type: ignore[union-attr]
+    rt._gc.arm()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, marking=st.booleans(), budget=st.integers(1, 120_000))
+def test_fork_of_a_graph(*, seed: int, marking: bool, budget: int) -> None:
+    """A fork has types, roots, frames and contents, amid a mark too; both go on equal."""
+    with graph_runtime(seed) as rt:
+        rt.gc()  # so that the next mark begins with what this one left of its queue
+        if marking:
+            mark_a_little(rt, budget)
+        with rt.fork() as fork:
+            assert fork.types == rt.types
+            assert contents(fork) == contents(rt)
+            assert go_on(fork, 4) == go_on(rt, 4)
+            assert fork.snapshot().heap == rt.snapshot().heap
+            assert fork.snapshot().state == rt.snapshot().state
+            rt.check()
+            fork.check()
+
+
+def test_fork_shares_nothing() -> None:
+    """What one does to names, frames and contents the other does not see."""
+    with graph_runtime(3) as rt, rt.fork() as fork:
+        before = dict(fork.globals), [dict(f) for g in fork.goroutines for f in g.frames], contents(fork)
+        for g in rt.goroutines:
+            g.frames[-1]["c"] = 0
+            g.frames[-1].leave()
+            g.roots["mine"] = 0
+        rt.globals["g0"], rt.globals["new"] = 0, 0
+        rt.store(rt.new(NODE), "next", 0)
+        rt.gc()
+        assert before == (
+            dict(fork.globals),
+            [dict(f) for g in fork.goroutines for f in g.frames],
+            contents(fork),
+        )
+
+
+@pytest.mark.parametrize("marking", [False, True])
+def test_file_of_a_graph(tmp_path: Path, marking: bool) -> None:
+    """A file has no fields of types, but knows a type again by name, size and pointers."""
+    with graph_runtime(4) as rt:
+        if marking:
+            mark_a_little(rt, 9000)
+        path = rt.snapshot().save(tmp_path / "graph")
+        with pymem.Runtime.restore(path) as other:
+            assert [(t.name, t.size, t.noscan, t.layout) for t in other.types[1:]] == [
+                ("Node", 24, False, None),
+                ("Wide", 752, False, None),
+            ]
+            assert other.snapshot().state == rt.snapshot().state
+            with pytest.raises(pymem.SizeError, match="no whole number of Node"):
+                other.malloc(25, type=1)
+            with pytest.raises(pymem.ConfigError, match="has no type with fields"):
+                other.store(other.globals["g0"], "next", 0)
+            assert other.register_type(types.struct("Node", key=types.int64)).id == 3  # not the same
+            with pymem.Runtime.restore(path) as third:
+                assert third.register_type(WIDE) == rt.types[2]
+                assert third.register_type(NODE) == rt.types[1]
+                assert go_on(third, 4) == go_on(rt, 4)
+                assert third.types == rt.types
+
+
+def test_types_of_one_name(tmp_path: Path) -> None:
+    """Types that a file cannot tell apart are known again in the order in which they come."""
+    one, two = (types.struct("T", p=types.ptr("T")) for _ in range(2))
+    with pymem.Runtime() as rt:
+        assert (rt.register_type(one).id, rt.register_type(two).id) == (1, 2)
+        path = rt.snapshot().save(tmp_path / "twins")
+    with pymem.Runtime.restore(path) as rt:
+        assert (rt.register_type(two).id, rt.register_type(one).id) == (1, 2)
+        assert rt.register_type(types.struct("T", p=types.ptr("T"))).id == 3
+
+
 # ---- files ----
 
 
@@ -418,6 +564,7 @@ def test_state_altered(value: Any) -> None:
     """A file of the right checksum whose state is none is refused, or makes a runtime that raises errors of its own."""
     program = start(4, "graph")
     program.run(5)
+    build(program.rt, 1)
     amid_marking(program)
     snapshot = program.rt.snapshot()
     for i in range(0, len(_fields(snapshot.state)), 5):
