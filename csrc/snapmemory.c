@@ -76,14 +76,14 @@ static void walk_page_tables(walk *w, uint64_t page) {
 /* ---- what objects hold ---- */
 
 /* Slots to which something may still lead. */
-static bool slot_lives(const pymem_heap *h, const mspan *s, uint32_t i, bool unswept) {
+static bool slot_lives(const mspan *s, uint32_t i, bool unswept) {
     return span_is_allocated(s, i) && (!unswept || bit_get(s->mark_bits, i));
 }
 
 /* The end of the run of slots from i on that live, or do not. */
-static uint32_t run_end(const pymem_heap *h, const mspan *s, uint32_t i, bool unswept) {
-    bool lives = slot_lives(h, s, i, unswept);
-    while (++i < s->nelems && slot_lives(h, s, i, unswept) == lives) continue;
+static uint32_t run_end(const mspan *s, uint32_t i, bool unswept) {
+    bool lives = slot_lives(s, i, unswept);
+    while (++i < s->nelems && slot_lives(s, i, unswept) == lives) continue;
     return i;
 }
 
@@ -109,8 +109,8 @@ static void walk_slots(walk *w, const mspan *s) {
     bool maps = small && !(s->span_class & 1);
     uint64_t living[HEAP_BITS_WORDS] = {0}, words = s->elem_size / 8;
     for (uint32_t i = 0, end; i < s->nelems && !w->s.status; i = end) {
-        end = run_end(w->h, s, i, unswept);
-        if (!slot_lives(w->h, s, i, unswept)) continue;
+        end = run_end(s, i, unswept);
+        if (!slot_lives(s, i, unswept)) continue;
         stream_words(&w->s, (uint64_t *)memory_at(w->h, s->base + i * s->elem_size), (end - i) * words);
         if (maps) set_bits(living, i * words, end * words);
     }

@@ -273,13 +273,20 @@ static void walk_bits(walk *w) {
     number_arenas(w);
 }
 
-static uint64_t place_of(const walk *w, const uint64_t *bits) {
-    uint32_t low = 0, high = w->narenas; /* the last arena that begins at or below bits */
+static bool lies_in(const bits_arena *a, const uint64_t *bits) {
+    return bits >= a->words && bits < a->words + sizeof a->words / sizeof *a->words;
+}
+
+/* The last arena that begins at or below bits; mostly it is the last span's. */
+static uint64_t place_of(walk *w, const uint64_t *bits) {
+    uint32_t low = 0, high = w->narenas;
+    if (lies_in(w->arenas[w->near].arena, bits)) low = w->near, high = low + 1;
     while (high - low > 1) {
         uint32_t mid = (low + high) / 2;
         if ((const char *)w->arenas[mid].arena <= (const char *)bits) low = mid;
         else high = mid;
     }
+    w->near = low;
     return (uint64_t)w->arenas[low].number * PLACE + (uint64_t)(bits - w->arenas[low].arena->words);
 }
 
@@ -490,7 +497,10 @@ static void walk_list(walk *w, mspan **list, bool twoway, bool (*fits)(const msp
     }
 }
 
-static bool is_dead(const mspan *s, uint32_t which) { return s->state == SPAN_DEAD; }
+static bool is_dead(const mspan *s, uint32_t which) {
+    (void)which;
+    return s->state == SPAN_DEAD;
+}
 
 static bool in_pool(const mspan *s, uint32_t order) {
     return s->state == SPAN_MANUAL && s->kind == PYMEM_SPAN_STACK && s->nfree_stacks &&

@@ -16,6 +16,7 @@ typedef struct {
     uint64_t nspans;
     bits_place *arenas; /* by number when reading, by address when writing */
     uint32_t narenas;
+    uint32_t near; /* place in arenas of the last bitmap that was looked up */
     uint64_t cap_arenas, arenas_read;
 } walk;
 

@@ -40,6 +40,10 @@ static bool get(stream *s, void *bytes, uint64_t n) {
 /* ---- numbers: 7 bits a byte, the lowest first; the highest bit says that more follow ---- */
 
 static void put_number(stream *s, uint64_t v) {
+    if (v < 0x80 && s->out && s->at < s->end) { /* most are */
+        s->out[s->at++] = (uint8_t)v;
+        return;
+    }
     uint8_t bytes[10];
     uint64_t n = 0;
     for (; v >= 0x80; v >>= 7) bytes[n++] = (uint8_t)(v | 0x80);
@@ -48,6 +52,7 @@ static void put_number(stream *s, uint64_t v) {
 }
 
 static uint64_t get_number(stream *s) {
+    if (stream_left(s) && s->in[s->at] < 0x80) return s->in[s->at++];
     uint64_t v = 0;
     uint8_t byte = 0x80;
     for (uint32_t shift = 0; shift < 64 && byte & 0x80 && get(s, &byte, 1); shift += 7)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from pymem._native import check, ffi, lib
 from pymem.errors import ClosedError, ConfigError
 
@@ -17,6 +19,8 @@ __all__ = ["ARENA_SIZE", "Heap"]
 
 ARENA_SIZE = 64 << 20
 """Bytes of an arena."""
+_GUESS = 1 << 28
+"""Bytes that a snapshot is first given room for, at most."""
 _MAX_BASE = 1 << 47
 _MAX_SPACE = 1 << 46
 
@@ -90,10 +94,12 @@ class Heap:
     def snapshot(self) -> bytes:
         """Return all of the heap as bytes."""
         need = ffi.new("uint64_t *")
-        self.call(lib.pymem_snapshot, ffi.NULL, 0, need)
-        out = bytearray(need[0])
-        self.call(lib.pymem_snapshot, ffi.from_buffer("char[]", out), len(out), need)
-        return bytes(out)
+        need[0] = min(int(lib.pymem_metadata_bytes(self.handle)), _GUESS)
+        while True:
+            out = np.empty(int(need[0]), np.uint8)  # what is not written to takes no memory
+            self.call(lib.pymem_snapshot, ffi.from_buffer("char[]", out), len(out), need)
+            if need[0] <= len(out):
+                return out[: need[0]].tobytes()
 
     @property
     def handle(self) -> Any:
