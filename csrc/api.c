@@ -66,11 +66,8 @@ static int birth(pymem_heap *h) {
 }
 
 int pymem_heap_new(const pymem_config *config, pymem_heap **out) {
-    const uint64_t arena = (uint64_t)ARENA_PAGES << PAGE_SHIFT;
     *out = NULL;
-    if (config->arena_base % arena || config->arena_base >= 1ull << 47 || config->padding_pages >= ARENA_PAGES ||
-        config->address_space > 1ull << 46)
-        return PYMEM_EINVAL;
+    if (!config_good(config)) return PYMEM_EINVAL;
     pymem_heap *h = config->birth_fault == 1 ? NULL : calloc(1, sizeof *h);
     if (!h) return PYMEM_ENOMEM;
     h->config = *config;
@@ -108,6 +105,29 @@ int pymem_heap_check(pymem_heap *h) {
     ENTER(h);
     int rc = heap_check(h);
     atomic_flag_clear_explicit(&h->busy, memory_order_release);
+    return rc;
+}
+
+/* ---- snapshots ---- */
+
+int pymem_snapshot(pymem_heap *h, char *out, uint64_t cap, uint64_t *need) {
+    ENTER(h);
+    *need = 0;
+    return leave(h, snapshot_write(h, out, out ? cap : 0, need));
+}
+
+/* A heap that could not be restored stays entered: its sentence can be read, and nothing else done with it. */
+int pymem_restore(const char *data, uint64_t n, int64_t fault, pymem_heap **out) {
+    pymem_config config = {.arena_base = (uint64_t)ARENA_PAGES << PAGE_SHIFT, .birth_fault = fault == 0};
+    int rc = pymem_heap_new(&config, out);
+    if (rc) return rc;
+    pymem_heap *h = *out;
+    enter(h);
+    h->faults = fault;
+    rc = snapshot_read(h, data, n);
+    h->faults = -1;
+    if (!rc && heap_check(h)) rc = PYMEM_EFORMAT;
+    if (!rc) atomic_flag_clear_explicit(&h->busy, memory_order_release);
     return rc;
 }
 

@@ -67,6 +67,7 @@ struct mspan {
     uint64_t free_stacks;             /* manual pool span: stack of slot numbers, 4 bits each, last freed lowest */
     uint8_t nfree_stacks;
     uint16_t live_stacks; /* pool span: slots lent out; a slot in an mcache is neither live nor in free_stacks */
+    uint32_t number;      /* of the struct, from 0 in the order in which they were made; for ever */
 };
 
 enum span_state { SPAN_DEAD = 0, SPAN_IN_USE = 1, SPAN_MANUAL = 2 };
@@ -212,7 +213,7 @@ typedef struct {
     uint8_t scanned; /* in this mark; or made while it ran */
 } root_set;
 
-enum { PAGE_BIT_WORDS = 16 };
+enum { PAGE_BIT_WORDS = 16, HEAP_BITS_WORDS = PAGE_SIZE / 64 / 8 };
 
 /* Object memory and the tables beside it, an entry a page; one reservation, made at first use. */
 typedef struct {
@@ -354,6 +355,30 @@ void os_free(pymem_heap *h, void *p, size_t size);
 void *os_reserve(pymem_heap *h, size_t size); /* zeros, backed page by page at first touch; not in real_bytes */
 void os_unreserve(void *p, size_t size);
 
+/* ---- stream.c: numbers to bytes and back ---- */
+typedef struct {
+    pymem_heap *h;     /* which tells what is wrong */
+    uint8_t *out;      /* writing; NULL: bytes are only counted */
+    const uint8_t *in; /* reading */
+    uint64_t at, end;  /* bytes written or read; room, or how many there are */
+    bool reading;
+    int status; /* of the first thing wrong */
+} stream;
+void stream_number(stream *s, uint64_t *v, uint64_t most);
+void stream_signed(stream *s, int64_t *v);
+void stream_words(stream *s, uint64_t *words, uint64_t n);
+void stream_runs(stream *s, void *array, uint64_t n, uint32_t width);
+void stream_wrong(stream *s, const char *what);
+void stream_no_memory(stream *s);
+uint64_t stream_left(const stream *s); /* bytes; 0 after an error */
+/* Any field of an unsigned type or bool. */
+#define STREAM(s, field, most)                                                                                         \
+    do {                                                                                                               \
+        uint64_t number_ = (uint64_t)(field);                                                                          \
+        stream_number(s, &number_, most);                                                                              \
+        if ((s)->reading) (field) = (__typeof__(field))number_;                                                        \
+    } while (0)
+
 /* ---- sizeclasses.c ---- */
 typedef struct {
     uint16_t size[NUM_CLASSES];
@@ -442,6 +467,8 @@ static inline mspan *span_at(const pymem_heap *h, uint64_t page) {
     return h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
 }
 static inline bool uses_page_cache(uint64_t npages) { return npages < PAGE_CACHE_PAGES / 4; }
+int mheap_reserve_arenas(pymem_heap *h, uint64_t end_page);
+int mheap_reserve_struct(pymem_heap *h);                  /* a span struct is free then */
 mspan *mheap_span_of(const pymem_heap *h, uint64_t addr); /* NULL: no span there */
 uint64_t page_of(const pymem_heap *h, uint64_t addr);
 uint64_t page_addr(const pymem_heap *h, uint64_t page);
@@ -478,6 +505,7 @@ static inline uint64_t type_scan_size(const pymem_heap *h, uint32_t type, uint64
 }
 uint64_t memory_read_bits(const object_memory *m, uint64_t page, uint64_t elem_size, uint32_t slot);
 char *memory_at(const pymem_heap *h, uint64_t addr);
+uint64_t *memory_heap_bits(const object_memory *m, uint64_t page, uint64_t elem_size); /* HEAP_BITS_WORDS of them */
 bool memory_is_target(const pymem_heap *h, uint64_t addr);
 int memory_bytes(pymem_heap *h, uint64_t addr, uint64_t size, char **out);
 int memory_store(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, const uint64_t *targets, uint64_t n,
@@ -495,6 +523,9 @@ void mark_new_object(pymem_heap *h, mspan *s, uint32_t slot); /* black */
 void mark_barrier(pymem_heap *h, uint64_t old, uint64_t target);
 bool mark_is_idle(const pymem_heap *h);
 bool mark_is_marked(const pymem_heap *h, const mspan *s, uint32_t slot);
+
+/* ---- snapmark.c ---- */
+void mark_stream(pymem_heap *h, stream *s); /* all that a mark under way knows, but for the pages' bits */
 
 /* ---- mcheckmark.c ---- */
 int mark_check(pymem_heap *h, uint64_t *path, uint64_t cap, uint64_t *n);
@@ -587,6 +618,12 @@ void restore_undo(pymem_heap *h, proc *p, uint64_t addr, bool fresh);
 /* ---- check.c ---- */
 int heap_check(pymem_heap *h);
 int heap_check_cheap(pymem_heap *h);
+
+/* ---- snapshot.c ---- */
+int snapshot_write(pymem_heap *h, char *out, uint64_t cap, uint64_t *need);
+int snapshot_read(pymem_heap *h, const char *data,
+                  uint64_t n); /* into a heap just born; unfit for use after an error */
+bool config_good(const pymem_config *c);
 
 /* ---- replay.c ---- */
 int replay_run(pymem_replay *r, const pymem_columns *columns, uint64_t *row, int *stopped);

@@ -103,6 +103,7 @@ void memory_set_pages(pymem_heap *h, uint64_t page, uint64_t npages, const mspan
     for (uint64_t k = 0; k < npages; k++) {
         dirty |= m->state[page + k] & PAGE_DIRTY;
         m->info[page + k] = page_info(s, k);
+        if (m->state[page + k] & PAGE_MASK) m->mask[page + k] = 0; /* it may be longer than the new slots */
         m->state[page + k] = s ? m->state[page + k] & PAGE_DIRTY : PAGE_DIRTY;
     }
     m->state[page] |= dirty;
@@ -133,6 +134,10 @@ static uint64_t small_mask(const pymem_heap *h, uint32_t type, uint64_t size) {
 static uint64_t *heap_bits(const object_memory *m, uint64_t page, uint64_t elem_size) {
     uint64_t end = (page + 1) << PAGE_SHIFT;
     return (uint64_t *)(m->base + end - HEAP_BITS_BYTES - (elem_size >= 16 ? INLINE_MARKS_BYTES : 0));
+}
+
+uint64_t *memory_heap_bits(const object_memory *m, uint64_t page, uint64_t elem_size) {
+    return heap_bits(m, page, elem_size);
 }
 
 uint64_t memory_read_bits(const object_memory *m, uint64_t page, uint64_t elem_size, uint32_t slot) {

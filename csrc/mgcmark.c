@@ -15,10 +15,8 @@
 #include "mgcwork.h"
 
 enum {
-    OBLET = 128 << 10,
-    ROOT_BLOCK = (256 << 10) / 8,        /* globals scanned in one go, in words */
-    SLOT_BYTES = PAGE_SIZE - 256,        /* of a page of small objects, in front of their mark and heap bits */
-    INFO_INLINE = (2 << 1) + PAGE_CLASS, /* first page info of a class of 16 to 512 bytes */
+    ROOT_BLOCK = (256 << 10) / 8, /* globals scanned in one go, in words */
+    SLOT_BYTES = PAGE_SIZE - 256, /* of a page of small objects, in front of their mark and heap bits */
 };
 
 typedef unsigned long long ull;
@@ -172,6 +170,11 @@ static inline void collect_alike(const char *base, uint64_t mask, uint32_t size,
     f->work += count * (bit_length(mask) * 8ull);
 }
 
+/* Of 64 slots from first on those there are. A pointer that went past the barrier may lead into a page's tail. */
+static uint64_t slots_below(uint32_t nelems, uint32_t first) {
+    return first < nelems ? (1ull << (nelems - first)) - 1 : 0;
+}
+
 /* All that is grey on a page, which is black then. */
 static found_objects collect(graph_mark *g, uint64_t page, const class_info *c) {
     const object_memory *m = g->memory;
@@ -182,6 +185,7 @@ static found_objects collect(graph_mark *g, uint64_t page, const class_info *c) 
         uint64_t grey_slots = bits[2 * i + 1];
         if (!grey_slots) continue;
         bits[2 * i + 1] = 0;
+        if (i * 64 + 64 > c->nelems) grey_slots &= slots_below(c->nelems, i * 64);
         if (m->state[page] & PAGE_MIXED) collect_mixed(m, page, c->size, i * 64, grey_slots, &f);
         else if (c->size == 16) collect_alike(base, mask, 16, i * 64, grey_slots, &f);
         else collect_alike(base, mask, c->size, i * 64, grey_slots, &f);
@@ -214,6 +218,7 @@ static inline void scan_single(pymem_heap *h, graph_mark *g, uint64_t off, const
     uint64_t page = off >> PAGE_SHIFT, slot = (off & (PAGE_SIZE - 1)) * c->magic >> 32;
     uint64_t mask = m->state[page] & PAGE_MIXED ? memory_read_bits(m, page, c->size, (uint32_t)slot) : m->mask[page];
     m->bits[page][(slot >> 6 << 1) + 1] &= ~(1ull << (slot & 63));
+    if (slot >= c->nelems) return;
     g->sum->heap_scan += bit_length(mask) * 8;
     count_black(g, 1, c->size);
     black_count b = {0};
@@ -588,7 +593,7 @@ void mark_barrier(pymem_heap *h, uint64_t old, uint64_t target) {
     if (b.objects) count_blacks(g, b);
 }
 
-static uint64_t *mark_word(const object_memory *m, uint64_t page, const mspan *s, uint32_t slot) {
+uint64_t *mark_word(const object_memory *m, uint64_t page, const mspan *s, uint32_t slot) {
     bool by_page = s->elem_size >= 16 && s->elem_size <= MIN_HEADER_SIZE && s->span_class >> 1;
     return &m->bits[page][by_page ? slot >> 6 << 1 : slot >> 6];
 }
@@ -613,6 +618,7 @@ static void fill_classes(graph_mark *g) {
         c->magic = t->div_magic[sc >> 1];
         c->size = t->size[sc >> 1];
         c->eighth = t->nelems[sc] / 8u;
+        c->nelems = t->nelems[sc];
         c->pairs = t->nelems[sc]; /* of those that wait alone */
         if (c->size < 16 || c->size > MIN_HEADER_SIZE) continue;
         c->pairs = bit_words(PAGE_SIZE / c->size);

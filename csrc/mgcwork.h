@@ -1,5 +1,6 @@
 /* Where grey objects wait while a mark by graph runs, and in which order they come out again; see mgcmark.c, which
- * alone includes this. All memory is taken at the mark's start. Go: mgcwork.go, spanQueue in mgcmark_greenteagc.go */
+ * works with it, and snapmark.c. All memory is taken at the mark's start. Go: mgcwork.go, spanQueue in
+ * mgcmark_greenteagc.go */
 #ifndef PYMEM_MGCWORK_H
 #define PYMEM_MGCWORK_H
 
@@ -15,6 +16,8 @@ enum {
     WORK_BUF = 253, /* objects in a work buffer of 2 KB */
     PAGE_WORDS = PAGE_SIZE / 8,
     PAGE_SLOTS = PAGE_SIZE / 16,
+    OBLET = 128 << 10,
+    INFO_INLINE = (2 << 1) + PAGE_CLASS, /* first page info of a class of 16 to 512 bytes */
 };
 
 typedef struct {
@@ -29,6 +32,7 @@ typedef struct {
 typedef struct {
     uint32_t magic, size, eighth; /* of offsets in the span; bytes a slot; slots / 8 */
     uint32_t pairs;               /* words of mark bits, each followed by one of grey bits */
+    uint32_t nelems;              /* slots; bits beyond are those of pointers into a page's tail */
 } class_info;
 
 struct graph_mark {
@@ -69,6 +73,9 @@ struct graph_mark {
     bool local; /* the last page had pointers to itself, almost all */
 };
 
+/* mgcmark.c: the word that has a slot's mark bit. */
+uint64_t *mark_word(const object_memory *m, uint64_t page, const mspan *s, uint32_t slot);
+
 /* ---- pages that wait ---- */
 
 static inline chain_segment *segment(graph_mark *g, uint32_t k) {
@@ -86,7 +93,7 @@ static inline void overflow(graph_mark *g, uint64_t addr) {
 static inline void spill(graph_mark *g, uint32_t n) {
     g->puts = 0;
     if (g->chain_tail - g->chain_head + n > g->chain_mask + 1) {
-        overflow(g, g->arena + (g->ring[g->head % RING] >> 16 << PAGE_SHIFT));
+        overflow(g, g->arena + g->ring[g->head % RING]);
         g->head += n;
         return;
     }

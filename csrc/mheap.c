@@ -25,7 +25,7 @@ void heap_live_add(pymem_heap *h, int64_t delta) { h->heap_live += delta; }
 
 /* ---- growing ---- */
 
-static int reserve_arenas(pymem_heap *h, uint64_t end_page) {
+int mheap_reserve_arenas(pymem_heap *h, uint64_t end_page) {
     uint64_t need = (end_page + ARENA_PAGES - 1) / ARENA_PAGES;
     if (need > h->cap_arenas) {
         uint64_t cap = need > 2 * h->cap_arenas ? need : 2 * h->cap_arenas;
@@ -76,7 +76,7 @@ int mheap_grow(pymem_heap *h, proc *p, uint64_t npages) {
         return fail(h, PYMEM_ELIMIT, "the emulated heap would pass its %llu MB of address space",
                     (unsigned long long)(limit >> (20 - PAGE_SHIFT)));
     uint64_t arenas_end = arenas_end_for(h, from + ask, ask);
-    int rc = reserve_arenas(h, arenas_end);
+    int rc = mheap_reserve_arenas(h, arenas_end);
     if (!rc) rc = page_alloc_reserve(h, from + ask);
     if (rc) return rc;
     for (; h->end_page < arenas_end; h->end_page += ARENA_PAGES) account_arena(h, p, h->narenas++);
@@ -113,8 +113,10 @@ static mspan *free_span_struct(pymem_heap *h) {
     mspan_slab *slab = os_alloc_kept(h, sizeof *slab);
     if (!slab) return NULL;
     slab->next = h->slabs;
+    uint32_t first = h->slabs ? h->slabs->spans[0].number + SLAB_SPANS : 0;
     h->slabs = slab;
     for (int i = SLAB_SPANS - 1; i >= 0; i--) {
+        slab->spans[i].number = first + (uint32_t)i;
         slab->spans[i].next = h->free_spans;
         h->free_spans = &slab->spans[i];
     }
@@ -182,10 +184,13 @@ static mspan *make_span(pymem_heap *h, uint64_t page, uint64_t npages, uint64_t 
     return s;
 }
 
+int mheap_reserve_struct(pymem_heap *h) {
+    return free_span_struct(h) ? PYMEM_OK : fail(h, PYMEM_ENOMEM, "no memory for span structs");
+}
+
 static int reserve_span(pymem_heap *h) {
     int rc = gcbits_reserve(h);
-    if (rc) return rc;
-    return free_span_struct(h) ? PYMEM_OK : fail(h, PYMEM_ENOMEM, "no memory for span structs");
+    return rc ? rc : mheap_reserve_struct(h);
 }
 
 int mheap_alloc_span(pymem_heap *h, proc *p, uint64_t npages, int kind, uint32_t span_class, mspan **out) {

@@ -59,6 +59,13 @@ void pymem_fault_after(pymem_heap *h, int64_t n);
 uint64_t pymem_metadata_bytes(const pymem_heap *h); /* bytes that the emulator itself holds for this heap */
 int pymem_heap_check(pymem_heap *h); /* walk everything; ETHROW with a sentence at the first broken invariant */
 
+/* ---- snapshots: a heap as bytes, from which another one goes on as this would. Not while it replays ---- */
+/* *need: bytes it takes; they are at out if cap is as large. out NULL: only count. */
+int pymem_snapshot(pymem_heap *h, char *out, uint64_t cap, uint64_t *need);
+/* EFORMAT: no snapshot of this version, or damaged. *out is set even then, to be asked for its sentence and freed; NULL
+ * without memory for a heap at all. fault: as of pymem_fault_after, while it is read. */
+int pymem_restore(const char *data, uint64_t n, int64_t fault, pymem_heap **out);
+
 /* ---- processors: an mcache, a page cache and a stack cache each ---- */
 int pymem_proc_new(pymem_heap *h, int32_t *id);
 int pymem_proc_destroy(pymem_heap *h, int32_t id); /* on the first of the others, as Go's procresize does */

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pymem.runtime import Runtime
     from pymem.sched import Goroutine
     from pymem.sizeclasses import size_classes, size_to_class
+    from pymem.snapshot import Snapshot
     from pymem.stats.memstats import MemStats
     from pymem.trace import read_trace
 
@@ -44,6 +45,7 @@ __all__ = [
     "RecordingError",
     "Runtime",
     "SizeError",
+    "Snapshot",
     "Span",
     "ThreadError",
     "TraceError",
@@ -65,6 +67,7 @@ _LATER = {
     "Goroutine": "pymem.sched",
     "size_classes": "pymem.sizeclasses",
     "size_to_class": "pymem.sizeclasses",
+    "Snapshot": "pymem.snapshot",
     "MemStats": "pymem.stats.memstats",
     "read_trace": "pymem.trace",
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from pymem._native import check, ffi, lib
 from pymem.errors import ClosedError, ConfigError
@@ -17,6 +19,8 @@ __all__ = ["ARENA_SIZE", "Heap"]
 
 ARENA_SIZE = 64 << 20
 """Bytes of an arena."""
+_GUESS = 1 << 28
+"""Bytes that a snapshot is first given room for, at most."""
 _MAX_BASE = 1 << 47
 _MAX_SPACE = 1 << 46
 
@@ -73,6 +77,29 @@ class Heap:
         self.on_stop: Callable[[int, int, UInt64s | None], None] | None = None
         """Called with the processor, why, and the objects that the allocator's caller does not hold yet, where an
         allocation came back early; then it goes on."""
+
+    @classmethod
+    def restore(cls, data: bytes, *, fault: int = -1) -> Self:
+        """Make a heap of what `snapshot` returned; RecordingError where it is damaged. fault: for tests."""
+        out = ffi.new("pymem_heap **")
+        status = lib.pymem_restore(ffi.from_buffer("char[]", data), len(data), fault, out)
+        if not out[0]:
+            raise MemoryError("no memory for a new heap")
+        heap = cls.__new__(cls)
+        heap._handle = ffi.gc(out[0], lib.pymem_heap_free)
+        heap.armed, heap.on_stop = False, None
+        check(status, heap._handle)
+        return heap
+
+    def snapshot(self) -> bytes:
+        """Return all of the heap as bytes."""
+        need = ffi.new("uint64_t *")
+        need[0] = min(int(lib.pymem_metadata_bytes(self.handle)), _GUESS)
+        while True:
+            out = np.empty(int(need[0]), np.uint8)  # what is not written to takes no memory
+            self.call(lib.pymem_snapshot, ffi.from_buffer("char[]", out), len(out), need)
+            if need[0] <= len(out):
+                return out[: need[0]].tobytes()
 
     @property
     def handle(self) -> Any:

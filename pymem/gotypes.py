@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -41,15 +41,24 @@ AnyType: TypeAlias = GoType | Type | int
 """A type of `pymem.types`, one that a runtime registered, or its id."""
 
 
+Mask: TypeAlias = tuple[int, tuple[int, ...]]
+"""Bytes up to a type's last pointer, and which words up to there hold one: 64 in each number, the first lowest."""
+
+
+def _mask(layout: Type) -> Mask:
+    return layout.ptrdata, tuple(int(words) for words in layout.pointer_words())
+
+
 class TypeTable:
     """Types by id, in the order of registration."""
 
-    __slots__ = ("_by_layout", "_heap", "_noscan", "_sizes", "types")
+    __slots__ = ("_bare", "_by_layout", "_heap", "_noscan", "_sizes", "types")
 
     def __init__(self, heap: Heap) -> None:
         self._heap = heap
         self.types = [GoType(0, "", 0, False)]
         self._by_layout: dict[Type, GoType] = {}
+        self._bare: dict[int, Mask] = {}  # by id: layouts of which a file kept no more than the mask
         self._noscan = np.zeros(1, np.bool_)
         self._sizes = np.ones(1, np.uint64)  # an object has a multiple of it; 1 where no layout says so
 
@@ -59,7 +68,7 @@ class TypeTable:
 
     def register_layout(self, type_: Type) -> GoType:
         """Return a type of `pymem.types` as registered; at first use it gets the next id, and the heap its mask."""
-        known = self._by_layout.get(type_)
+        known = self._by_layout.get(type_) or self._recognised(type_)
         if known is not None:
             return known
         new = GoType(len(self.types), type_.name, type_.size, type_.noscan, type_)
@@ -78,6 +87,36 @@ class TypeTable:
         self._noscan = np.append(self._noscan, new.noscan)
         self._sizes = np.append(self._sizes, np.uint64(max(new.size, 1) if new.layout else 1))
         return new
+
+    # ---- for snapshots ----
+
+    def mask(self, id_: int) -> Mask | None:
+        """Return bytes up to the last pointer and the mask of a type with a layout; None for one without."""
+        layout = self.types[id_].layout
+        return self._bare.get(id_) if layout is None else _mask(layout)
+
+    def restore(self, name: str, size: int, *, noscan: bool, mask: Mask | None, layout: Type | None) -> None:
+        """Add a type that the heap has already. Where the mask is all that was kept, its layout may come later."""
+        new = GoType(len(self.types), name, byte_count(size), noscan, layout)
+        self._add(new)
+        if layout is not None:
+            self._by_layout[layout] = new
+        elif mask is not None:
+            self._bare[new.id] = mask
+            self._sizes[new.id] = max(new.size, 1)
+
+    def _recognised(self, type_: Type) -> GoType | None:
+        """Return the type that is the same as far as a file tells, which is this one from now on."""
+        if not self._bare:
+            return None
+        seen = type_.name, type_.size, _mask(type_)
+        for id_, mask in self._bare.items():
+            old = self.types[id_]
+            if (old.name, old.size, mask) == seen:
+                del self._bare[id_]
+                found = self._by_layout[type_] = self.types[id_] = replace(old, layout=type_)
+                return found
+        return None
 
     def find(self, type_: AnyType) -> GoType:
         """Return the type that an id, a GoType or one of `pymem.types` names; the last is registered at first use."""
@@ -119,12 +158,12 @@ class TypeTable:
     def check_size(self, id_: int, size: int) -> None:
         """Raise SizeError where an object would hold a part of a value."""
         type_ = self.types[id_]
-        if type_.layout is not None and size % max(type_.size, 1):
+        if size % int(self._sizes[id_]):
             raise SizeError(f"{size} bytes hold no whole number of {type_.name} of {type_.size} bytes")
 
     def check_sizes(self, ids: npt.NDArray[np.uint32], sizes: UInt64s) -> None:
         """Do so for many objects."""
-        if not self._by_layout:
+        if not (self._by_layout or self._bare):
             return
         one = self._sizes[ids]
         if (sizes != one).any():

@@ -190,6 +190,10 @@ class Frame(Mapping[str, int]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Take it off its stack, as the end of `with` does: for a frame found by `g.frames`."""
         if self._entered and not self._stack.closed:
             self._stack.pop(self, self._at(0))
         self._first = None

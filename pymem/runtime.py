@@ -24,6 +24,7 @@ from pymem.malloc import ZERO_BASE, malloc, malloc_batch
 from pymem.roots import Roots
 from pymem.sched import Cache, Goroutine, Scheduler
 from pymem.sizeclasses import size_classes
+from pymem.snapshot import Parts, Snapshot, capture, revive
 from pymem.stats.gctrace import Tracer
 from pymem.stats.memstats import MemStats, read_mem_stats
 from pymem.units import parse_gogc, parse_memory_limit
@@ -151,6 +152,33 @@ class Runtime:
             "gomaxprocs": settings.gomaxprocs or 1,
         }
         return cls(settings=settings, trace=trace, **(found | options))
+
+    # ---- its state as a value ----
+
+    def snapshot(self) -> Snapshot:
+        """Return the state of this runtime, which goes on undisturbed. Not for observers, in the middle of a step.
+
+        What goes on from it gives the very results that this runtime gives. `Snapshot.save` writes it to a file.
+        """
+        return capture(Parts(self._heap, self._types, self._sched, self._gc, self.globals))
+
+    @classmethod
+    def restore(cls, snapshot: Snapshot | str | os.PathLike[str], *, trace: TextIO | None = None) -> Self:
+        """Make a runtime that goes on from a snapshot or from a file with one, as often as wanted.
+
+        trace: where its trace lines go (stderr). Observers are not in a snapshot: add them with `on_gc`. Goroutines
+        are found by `goroutines`, their frames by `g.frames`. A file keeps of a type of `pymem.types` its name, size
+        and pointers, not its fields: give the same type again (`register_type`, `new`), and it is known as before.
+        RecordingError for what is no whole snapshot of this version.
+        """
+        rt = cls.__new__(cls)
+        rt._heap, rt._types, rt._sched, rt._gc, rt.globals = revive(snapshot, trace)
+        rt._gc_stats = rt._gc.stats
+        return rt
+
+    def fork(self, *, trace: TextIO | None = None) -> Self:
+        """Return a second runtime in the same state: restore(snapshot()). Each goes on by itself from here."""
+        return self.restore(self.snapshot(), trace=trace)
 
     # ---- its life ----
 

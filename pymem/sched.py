@@ -106,6 +106,11 @@ class Goroutine:
         self._alive()
         return Frame(self._frames, {**(variables or {}), **more})
 
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """The frames that were entered and not left, the innermost last: how a fork finds its own."""
+        return tuple(self._frames.frames)
+
     def grow_stack(self) -> int:
         """Move to a stack of twice the size and return its address. SizeError past 1,000,000,000 bytes."""
         old = self._alive()
@@ -153,18 +158,28 @@ class Scheduler:
 
     __slots__ = ("cache", "goroutines", "heap", "last_id", "max_stack", "procs", "types")
 
-    def __init__(self, heap: Heap, types: TypeTable, *, gomaxprocs: int, cache: Cache) -> None:
+    def __init__(
+        self,
+        heap: Heap,
+        types: TypeTable,
+        *,
+        cache: Cache,
+        gomaxprocs: int = 0,
+        procs: list[int] | None = None,
+    ) -> None:
+        """Make gomaxprocs processors, or take over those that the heap has: procs, the core's numbers."""
         if cache not in ("p", "goroutine"):
             raise ConfigError(f"cache={cache!r}: give 'p' (Go's) or 'goroutine' (the textbook's)")
         self.heap = heap
         self.types = types
-        self.procs: list[int] = []
+        self.procs: list[int] = [] if procs is None else procs
         """The core's numbers, by P. Always the same list."""
         self.cache = cache
         self.goroutines: dict[int, Goroutine] = {}
         self.last_id = 0
         self.max_stack = STACK_MAX
-        self.resize(self.proc_count(gomaxprocs))
+        if procs is None:
+            self.resize(self.proc_count(gomaxprocs))
 
     # ---- processors ----
 

@@ -34,6 +34,24 @@ static int replay(pymem_heap *h) {
     return rc;
 }
 
+/* The heap as it stands to bytes and back, the n-th allocation of that failing. Returns whether it failed. */
+static int copy(pymem_heap *h, int64_t fault) {
+    uint64_t need;
+    pymem_heap *other;
+    if (pymem_snapshot(h, NULL, 0, &need)) exit(1);
+    char *data = malloc(need);
+    if (!data || pymem_snapshot(h, data, need, &need)) exit(1);
+    int rc = pymem_restore(data, need, fault, &other);
+    if (rc && rc != PYMEM_ENOMEM) exit(1);
+    pymem_heap_free(other);
+    for (uint64_t cut = 0; !rc && cut < need; cut += need / 50 + 1) {
+        if (pymem_restore(data, cut, -1, &other) != PYMEM_EFORMAT) exit(1);
+        pymem_heap_free(other);
+    }
+    free(data);
+    return rc != PYMEM_OK;
+}
+
 static int work(pymem_heap *h) {
     uint64_t done, stack;
     int32_t p;
@@ -62,6 +80,8 @@ static int life(int64_t fault) {
         printf("fault %lld: status %d, %s\n", (long long)fault, rc, pymem_heap_message(h));
         exit(1);
     }
+    pymem_fault_after(h, -1);
+    for (int64_t n = 0; !rc && copy(h, n); n++) continue;
     pymem_heap_free(h);
     return rc != PYMEM_OK;
 }

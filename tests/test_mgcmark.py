@@ -441,3 +441,29 @@ def page_of(core: Core, base: int) -> Any:
     """Return the memory of a whole page, by way of its first object."""
     first = core.memory(base, 8)
     return ffi.buffer(ffi.cast("char *", ffi.from_buffer(first)), PAGE)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_pointers_into_a_pages_tail(alone: bool) -> None:
+    """Words written behind the barrier's back lead beyond the last slot: nothing there is scanned. Go throws too."""
+    core = Core()
+    core.proc_new()
+    before = core.malloc(0, 40 * PAGE, True)  # what it held stays in the pages, and is no pointer
+    core.memory(before, 40 * PAGE)[:] = b"\1" * (40 * PAGE)
+    core.gc_graph()
+    small = core.malloc(0, 48)
+    base, slots = small - small % PAGE, inspect.span_of(core.heap, small).slots
+    assert before <= base < before + 40 * PAGE
+    while core.malloc(0, 48) < base + PAGE:
+        pass
+    wanted = [base + PAGE // 48 * 48] if alone else list(range(base, base + PAGE, 48))
+    table = core.malloc(0, len(wanted) * 8, False)
+    core.memory(table, len(wanted) * 8)[:] = np.array(wanted, np.uint64).tobytes()
+    for i in range(slots):
+        core.memory(base + 48 * i, 48)[:] = b"\1" * 48
+    core.roots_new([table])
+    core.mark_start_graph()
+    core.mark_drain()
+    assert core.mark_totals().objects_marked == 1 + (0 if alone else slots)
+    with pytest.raises(pymem.CorruptHeapError, match="a free slot"):
+        core.heap.call(lib.pymem_mark_stop)

@@ -29,6 +29,7 @@ from pymem.gc.limiter import GCCPULimiter
 from pymem.gc.marking import GraphMark, RecordMark
 from pymem.gc.scavenger import Scavenger
 from pymem.gc.state import CycleRecord, GCStats
+from pymem.gc.steps import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,6 +156,8 @@ class Collector:
         self.clock = Clock(len(procs))
         self.limiter = GCCPULimiter(0, len(procs))
         self.observers: list[Callable[[GCEvent], None]] = []
+        self.telling = False
+        """Whether observers are being called: in the middle of a step."""
         self.busy = 1
         """Ps that the program keeps at work."""
         self.record: CycleRecord | None = None
@@ -184,6 +187,7 @@ class Collector:
         """Whether no cycle ever starts by itself."""
         return self.pacer.gc_percent < 0 and self.pacer.memory_limit >= _NO_QUANTUM
 
+    @whole
     def commit(self) -> None:
         """Take over the pacer's settings. Go: gcControllerCommit."""
         self._sync()
@@ -207,6 +211,7 @@ class Collector:
         """Let the program have worked for ns of its own time; `settle` has it pass."""
         self._program_ns += ns
 
+    @whole
     def settle(self) -> None:
         """Bring the clock to where the program's work so far has taken it, and let all others do their part."""
         self.heap.call(lib.pymem_work_done, self._two, self._two + 1)
@@ -221,6 +226,7 @@ class Collector:
         self._run(ns)
         self.scavenger.set_limiting(self.limiter.limiting())
 
+    @whole
     def sleep(self, ns: float) -> None:
         """Let time pass in which the program does nothing."""
         self.settle()
@@ -239,6 +245,7 @@ class Collector:
         finally:
             self.busy = busy
 
+    @whole
     def stopped(self, proc: int, due: int, fresh: UInt64s | None = None) -> None:
         """Do what an allocation on proc came back for; it goes on when this returns.
 
@@ -653,6 +660,7 @@ class Collector:
             last_heap_in_use=self._last_heap_in_use,
         )
 
+    @whole
     def free_os_memory(self, proc: int) -> None:
         """Collect, then give every free page back. Go: debug.FreeOSMemory."""
         self.gc(proc)
@@ -664,6 +672,7 @@ class Collector:
 
     # ---- collections by hand ----
 
+    @whole
     def gc(self, proc: int, *, by_record: bool | None = None) -> GCResult:
         """Collect now, and return when all is swept. Go: runtime.GC."""
         self._busy_proc = proc
@@ -688,6 +697,7 @@ class Collector:
             freed_pages=before.pages - after.pages,
         )
 
+    @whole
     def gc_dead(self, proc: int, dead: Any, *, zero_base: int) -> GCResult:
         """Collect with the world stopped: the objects at `dead` die, all others live. All or nothing."""
         self._busy_proc = proc
@@ -781,8 +791,12 @@ class Collector:
         if self.observers:
             number = cycle.number if cycle else self.stats.num_gc
             event = GCEvent(phase, number, self.clock.now, self.pacer.heap_live, moves)
-            for observer in self.observers:
-                observer(event)
+            self.telling = True
+            try:
+                for observer in self.observers:
+                    observer(event)
+            finally:
+                self.telling = False
 
 
 @dataclass(frozen=True, slots=True)

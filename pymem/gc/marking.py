@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GraphMark", "Mark", "Progress", "RecordMark"]
 
-_ALL = 1 << 62
-"""Bytes: more than any mark scans."""
+_MOST = 1 << 62
+"""Bytes: more than there is to scan, and still a number to the core."""
 
 
 class Progress(NamedTuple):
@@ -106,7 +106,7 @@ class GraphMark:
             return Progress(0, 0, 0, ns, finished=False)
         free, self._debt = ns - self._debt, 0.0
         byte_ns = self._ns / self._work if self._work else self._costs.mark_byte_ns
-        done = self._drain(int(min(max(1.0, free / byte_ns), _ALL)) if byte_ns else _ALL)
+        done = self._drain(int(min(max(1.0, free / byte_ns), _MOST)) if byte_ns else _MOST)
         if done.finished:
             return done._replace(ns=min(done.ns + ns - free, ns))
         self._debt = max(0.0, done.ns - free)
@@ -114,7 +114,7 @@ class GraphMark:
 
     def drain_work(self, work: int) -> Progress:
         """Mark so many bytes of scan work, or until nothing is left."""
-        return self._drain(max(work, 1))
+        return self._drain(min(max(work, 1), _MOST))
 
     def _drain(self, work: int) -> Progress:
         out, elsewhere = self._out, min(work, self._globals)
