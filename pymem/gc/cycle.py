@@ -59,6 +59,8 @@ _SLICE = 10_000_000
 """Nanoseconds that a goroutine runs before another gets its P. Go: forcePreemptNS."""
 _SWEEP_BATCH = 10
 """Spans that the background sweeper sweeps before it gives way, when the Ps are busy. Go: sweepBatchSize."""
+_MOST_CREDIT = 1 << 62
+"""Bytes: where next to no work is left, a byte of it pays for more than there are numbers for."""
 _STRETCHES = 64
 """Stretches into which the way from here to the goal is cut while marking."""
 _MIN_STRETCH, _MAX_STRETCH = 16 << 10, 4 << 20
@@ -480,7 +482,8 @@ class Collector:
         work = self.pacer.assist_work(debtor)
         if work > 0:
             self._assist_work(proc, debtor, work)
-        self.heap.call(lib.pymem_assist_credit, proc, debtor.gc_assist_bytes - before, credit)
+        after = min(max(debtor.gc_assist_bytes, -_MOST_CREDIT), _MOST_CREDIT)
+        self.heap.call(lib.pymem_assist_credit, proc, after - before, credit)
 
     def _assist_work(self, proc: int, debtor: Debtor, work: int) -> None:
         assert self._mark is not None
