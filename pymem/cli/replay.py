@@ -40,7 +40,11 @@ TimeScale = Annotated[
 ]
 CostsFile = Annotated[
     str | None,
-    typer.Option("--costs", help="JSON file of what collecting costs (bench/costs.py).", metavar="FILE"),
+    typer.Option(
+        "--costs",
+        help="JSON file of what collecting costs (Costs.save); the defaults are not measured.",
+        metavar="FILE",
+    ),
 ]
 GCTrace = Annotated[bool, typer.Option("--gctrace", help="Print Go's gctrace line for each cycle.")]
 

@@ -1,4 +1,4 @@
-"""What things cost in virtual time: data, measured on a real machine, never read off a clock while emulating."""
+"""What things cost in virtual time: data, given from outside, never read off a clock while emulating."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ __all__ = ["Costs"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Nanoseconds of one P's time. The defaults are real Go 1.27.3's, by `python bench/costs.py`, but for moving."""
+    """Nanoseconds of one P's time.
+
+    The defaults are guesses of the right order, not measured: only giving back (scavenge) and moving were timed, each
+    once. What depends on time (peaks, cycles, assists, pauses of a run under other settings) is no better than they are.
+    """
 
     malloc_ns: float = 25.0
     """An allocation, with what the program does around it."""
@@ -55,15 +59,13 @@ class Costs:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read costs from a JSON file, as `save` and `bench/costs.py` write it."""
+        """Read costs from a JSON file, as `save` writes it."""
         try:
             with open(path, encoding="utf-8") as file:
                 data = json.load(file)
             return cls(**data)
         except (ValueError, TypeError) as error:
-            raise ConfigError(
-                f"{path}: not a file of costs ({error}): write one with Costs.save or bench/costs.py"
-            ) from None
+            raise ConfigError(f"{path}: not a file of costs ({error}): write one with Costs.save") from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the costs as a JSON object, one number a name."""
