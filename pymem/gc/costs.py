@@ -18,8 +18,8 @@ __all__ = ["Costs"]
 class Costs:
     """Nanoseconds of one P's time.
 
-    The defaults are guesses of the right order, not measured: only giving back (scavenge) and moving were timed, each
-    once. What depends on time (peaks, cycles, assists, pauses of a run under other settings) is no better than they are.
+    The defaults are guesses of the right order, not measured: only giving back (scavenge) and moving were timed,
+    once each. What depends on time (peaks, cycles, assists, pauses of a run under other settings) is no better.
     """
 
     malloc_ns: float = 25.0
