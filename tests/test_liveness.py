@@ -123,7 +123,7 @@ def test_batch_outlives_the_cycles_in_it() -> None:
 def test_batch_is_no_scan_work() -> None:
     """What a call holds until it returns is on a stack, but no stack that a program has."""
     with pymem.Runtime(gogc=100, globals_bytes=0) as rt:
-        rt.new_batch(NODE, 1_000_000)
+        rt.new_batch(NODE, 300_000)
         rt.work(1e9)
         assert rt.gc_stats.num_gc > 0
         assert all(c.stack_scan_work == 0 for c in rt.gc_stats.cycles)
