@@ -331,9 +331,22 @@ def marked_but_for_one(**options: Any) -> tuple[pymem.Runtime, int, int]:
 def test_check_mark_names_the_way() -> None:
     rt, black, lost = marked_but_for_one()
     with pytest.raises(
-        pymem.CorruptHeapError, match=rf"checkmark found unmarked object {lost:#x} <- {black:#x}\+8 <- root 1"
+        pymem.CorruptHeapError,
+        match=rf"checkmark found unmarked object {lost:#x} <- {black:#x}\+8 <- global black",
     ):
         end_mark(rt)
+
+
+@pytest.mark.parametrize("where", ["frame", "roots"])
+def test_check_mark_names_variables(where: str) -> None:
+    rt, black, _ = marked_but_for_one()
+    g = rt.go("worker")
+    with g.frame(a=0, b=black if where == "frame" else 0):
+        if where == "roots":
+            g.roots["b"] = black
+        del rt.globals["black"]
+        with pytest.raises(pymem.CorruptHeapError, match="<- b of worker"):
+            end_mark(rt)
 
 
 def test_check_mark_only_if_asked() -> None:
