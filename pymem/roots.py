@@ -55,6 +55,10 @@ class RootSet:
         self._heap.call(lib.pymem_roots_get, self._id, slot, out, 1)
         return int(out[0])
 
+    def is_set(self, roots: int) -> bool:
+        """Whether the core knows it by this number."""
+        return self._id == roots
+
     def free(self) -> None:
         """Give all slots back."""
         if self._id is not None:
@@ -118,6 +122,11 @@ class Roots(MutableMapping[str, int]):
     def __repr__(self) -> str:
         return f"<Roots {', '.join(self) or 'none'}>"
 
+    def name_of(self, roots: int, slot: int) -> str | None:
+        """Return the name of a slot, if the core's set of this number is this one."""
+        found = [name for name, s in self._slots.items() if s == slot] if self._set.is_set(roots) else []
+        return found[0] if found else None
+
     def release(self) -> None:
         """Forget all of them."""
         self._set.free()
@@ -155,6 +164,12 @@ class Stack:
             )
         self.roots.resize(first)
         self.frames.pop()
+
+    def name_of(self, roots: int, slot: int) -> str | None:
+        """Return the name of a slot in its frame, if the core's set of this number is this one."""
+        if not self.roots.is_set(roots):
+            return None
+        return next((name for frame in self.frames if (name := frame.name_of(slot)) is not None), None)
 
     @property
     def closed(self) -> bool:
@@ -213,6 +228,10 @@ class Frame(Mapping[str, int]):
 
     def __setitem__(self, name: str, addr: int) -> None:
         self._stack.roots.set(self._at(self._slot(name)), [_address(addr)])
+
+    def name_of(self, slot: int) -> str | None:
+        """Return the name of a slot of the stack, if it is this frame's."""
+        return next((name for name, s in self._slots.items() if self._at(s) == slot), None)
 
     def _slot(self, name: str) -> int:
         if name not in self._slots:

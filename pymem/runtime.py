@@ -132,7 +132,14 @@ class Runtime:
             compactor=Compactor(self._heap, compaction) if compaction is not False else None,
             check_mark=check_mark or (settings is not None and settings.gccheckmark > 0),
         )
+        self._gc.name_root = self._name_root
         self._gc.commit()
+
+    def _name_root(self, roots: int, slot: int) -> str | None:
+        name = self.globals.name_of(roots, slot)
+        if name is not None:
+            return f"global {name}"
+        return next((n for g in self.goroutines if (n := g.name_root(roots, slot)) is not None), None)
 
     @classmethod
     def from_env(

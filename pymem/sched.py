@@ -121,6 +121,12 @@ class Goroutine:
         self.stack_size *= 2
         return self.stack
 
+    def name_root(self, roots: int, slot: int) -> str | None:
+        """Return what a slot of a set of roots is called, if it is this goroutine's."""
+        name = self.roots.name_of(roots, slot)
+        name = self._frames.name_of(roots, slot) if name is None else name
+        return None if name is None else f"{name} of {self.name}"
+
     def exit(self) -> None:
         """End the goroutine: its stack goes back. Its objects stay until a collection finds them dead."""
         self._sched.retire(self, self._alive())

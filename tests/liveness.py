@@ -114,10 +114,9 @@ class ByRuntime(Program):
 
     def observe(self, event: GCEvent) -> None:
         if event.phase is GCPhase.MARK:
-            self.model.mark_begins()
+            self.model.mark_begins(open_blocks=self.rt._sched.gomaxprocs + len(self.gs) + 1)
         elif event.phase is GCPhase.SWEEP:
-            blocks = self.rt._sched.gomaxprocs + len(self.gs) + 1
-            self.model.mark_ends(self.living(), open_blocks=blocks)
+            self.model.mark_ends(self.living())
 
     def made(self, addrs: list[int], shape: Shape) -> list[Obj]:
         """Enter what a call has made: a cycle that began or ended on its way has kept all of it."""
@@ -433,7 +432,7 @@ class ByCore(Program):
     def do_mark(self) -> None:
         if not self.model.marking:
             self.core.mark_start_graph(self.rng.choice(self.procs))
-            self.model.mark_begins()
+            self.model.mark_begins(open_blocks=len(self.procs))
         most = 1_000_000 if self.rng.random() < 0.05 else 200
         budget = self.rng.choice([0, 1, self.count(most), self.count(most)])
         self.heap.call(lib.pymem_mark_drain, budget, self.progress)
@@ -450,7 +449,7 @@ class ByCore(Program):
         self.heap.call(lib.pymem_mark_stop)
         self.heap.call(lib.pymem_gc_flip)
         self.core.gc_end(self.rng.choice(self.procs))
-        self.model.mark_ends(self.living(), open_blocks=len(self.procs))
+        self.model.mark_ends(self.living())
         self.core.pace_sweeper(self.rng.choice([0, 1 << 30]))
 
     def do_sweep(self) -> None:

@@ -129,6 +129,7 @@ class Model:
         self.cycles = 0
         self.freed = 0
         self._walk = 0
+        self._open_blocks = 0
         self._known: set[int] = set()
         self._reached: set[int] = set()
         self.strangers: set[int] = set()
@@ -187,12 +188,13 @@ class Model:
 
     # ---- cycles ----
 
-    def mark_begins(self) -> None:
-        self.marking = True
+    def mark_begins(self, *, open_blocks: int) -> None:
+        """open_blocks: tiny blocks that procs hand out, at most; each may be kept though nobody points to it."""
+        self.marking, self._open_blocks = True, open_blocks
         self._known, self._reached = set(self.objects), self.reach()
 
-    def mark_ends(self, living: set[int], *, open_blocks: int) -> None:
-        """Compare, and forget what was freed. open_blocks: tiny blocks that procs may still hand out."""
+    def mark_ends(self, living: set[int]) -> None:
+        """Compare, and forget what was freed."""
         assert self.marking
         self.marking = False
         self.cycles += 1
@@ -201,7 +203,7 @@ class Model:
         kept = (living & self._known) - self._reached
         blocks = {a for a in kept if self.objects[a].tiny}
         assert kept == blocks, f"kept, but unreachable when the mark began: {self.describe(kept - blocks)}"
-        assert len(blocks) <= open_blocks
+        assert len(blocks) <= self._open_blocks
         self.strangers |= living - set(self.objects)
         self.freed += len(self.objects) - len(living & set(self.objects))
         self.objects = {a: o for a, o in self.objects.items() if a in living}

@@ -123,7 +123,7 @@ def test_batch_outlives_the_cycles_in_it() -> None:
 def test_batch_is_no_scan_work() -> None:
     """What a call holds until it returns is on a stack, but no stack that a program has."""
     with pymem.Runtime(gogc=100, globals_bytes=0) as rt:
-        rt.new_batch(NODE, 1_000_000)
+        rt.new_batch(NODE, 300_000)
         rt.work(1e9)
         assert rt.gc_stats.num_gc > 0
         assert all(c.stack_scan_work == 0 for c in rt.gc_stats.cycles)
@@ -331,9 +331,22 @@ def marked_but_for_one(**options: Any) -> tuple[pymem.Runtime, int, int]:
 def test_check_mark_names_the_way() -> None:
     rt, black, lost = marked_but_for_one()
     with pytest.raises(
-        pymem.CorruptHeapError, match=rf"checkmark found unmarked object {lost:#x} <- {black:#x}\+8 <- root 1"
+        pymem.CorruptHeapError,
+        match=rf"checkmark found unmarked object {lost:#x} <- {black:#x}\+8 <- global black",
     ):
         end_mark(rt)
+
+
+@pytest.mark.parametrize("where", ["frame", "roots"])
+def test_check_mark_names_variables(where: str) -> None:
+    rt, black, _ = marked_but_for_one()
+    g = rt.go("worker")
+    with g.frame(a=0, b=black if where == "frame" else 0):
+        if where == "roots":
+            g.roots["b"] = black
+        del rt.globals["black"]
+        with pytest.raises(pymem.CorruptHeapError, match="<- b of worker"):
+            end_mark(rt)
 
 
 def test_check_mark_only_if_asked() -> None:

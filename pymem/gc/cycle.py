@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pymem._heap import Heap
     from pymem.gc.compaction import Compaction, Compactor, Moves
     from pymem.gc.costs import Costs
-    from pymem.gc.marking import Mark, Progress
+    from pymem.gc.marking import Mark, Progress, RootNamer
     from pymem.gc.protocol import Pacer
     from pymem.gc.scavenger import ScavengeTrace
     from pymem.stats.gctrace import Tracer
@@ -153,6 +153,7 @@ class Collector:
         self._tracer = tracer
         self.compactor = compactor
         self._check_mark = check_mark
+        self.name_root: RootNamer = lambda roots, place: None
         self._globals = globals_bytes
         pacer.add_globals(globals_bytes)
         self.clock = Clock(len(procs))
@@ -514,7 +515,8 @@ class Collector:
         """End marking: stop the world, learn, turn, start it again. Go: gcMarkDone, gcMarkTermination."""
         cycle, pacer, heap = self.record, self.pacer, self.heap
         assert cycle is not None
-        self._prove_mark()
+        if self._check_mark and self._mark:
+            self._mark.prove(self.name_root)
         self._sync()
         cycle.term_ns, cycle.heap1 = self.clock.now, pacer.heap_live
         self._tell(GCPhase.MARK_TERMINATION, cycle)
@@ -551,11 +553,6 @@ class Collector:
             self._stop_world(ns, cycle)
             cycle.compaction = replace(moved, time_ns=ns)
             self._tell(GCPhase.COMPACTION, cycle, self.compactor.moves)
-
-    def _prove_mark(self) -> None:
-        """Follow everything once more: what can be reached has a mark. Go: startCheckmarks, GODEBUG=gccheckmark=1."""
-        if self._check_mark and isinstance(self._mark, GraphMark):
-            self.heap.call(lib.pymem_mark_check, ffi.NULL, 0, self._two)
 
     def _enter(self, cycle: CycleRecord) -> None:
         """Take down what the cycle was, and let the pacer go on from there."""

@@ -6,15 +6,21 @@ known from the start and is only paid off. Either begins with the globals that a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from pymem._native import ffi, lib
+from pymem.errors import CorruptHeapError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pymem._heap import Heap
     from pymem.gc.costs import Costs
 
-__all__ = ["GraphMark", "Mark", "Progress", "RecordMark"]
+__all__ = ["GraphMark", "Mark", "Progress", "RecordMark", "RootNamer"]
+
+RootNamer: TypeAlias = "Callable[[int, int], str | None]"
+"""Says what the program calls a place in a set of roots; None: nothing."""
 
 _MOST = 1 << 62
 """Bytes: more than there is to scan, and still a number to the core."""
@@ -47,6 +53,9 @@ class Mark(Protocol):
     def drain_work(self, work: int) -> Progress:
         """Mark so many bytes of scan work, or until nothing is left."""
 
+    def prove(self, name: RootNamer) -> None:
+        """When nothing is left to mark: raise CorruptHeapError if something that lives has no mark."""
+
 
 class RecordMark:
     """The marks are there; what finding them would have cost is paid off evenly."""
@@ -75,6 +84,9 @@ class RecordMark:
         if work >= left:
             return self._step(left, self._ns - self._ns_done)
         return self._step(work, min(work * (self._ns / self._work), self._ns - self._ns_done))
+
+    def prove(self, name: RootNamer) -> None:
+        """Do nothing: what is told needs no proof."""
 
     def _step(self, work: int, ns: float) -> Progress:
         self._done += work
@@ -115,6 +127,16 @@ class GraphMark:
     def drain_work(self, work: int) -> Progress:
         """Mark so many bytes of scan work, or until nothing is left."""
         return self._drain(min(max(work, 1), _MOST))
+
+    def prove(self, name: RootNamer) -> None:
+        """Follow everything once more. Go: startCheckmarks, GODEBUG=gccheckmark=1."""
+        path, n = ffi.new("uint64_t[2]"), ffi.new("uint64_t *")
+        try:
+            self._heap.call(lib.pymem_mark_check, path, 2, n)
+        except CorruptHeapError as error:
+            root = name(int(path[0]), int(path[1]))
+            way = str(error).removesuffix(f"root {path[0]}[{path[1]}]") + root if root else str(error)
+            raise CorruptHeapError(way) from None
 
     def _drain(self, work: int) -> Progress:
         out, elsewhere = self._out, min(work, self._globals)
