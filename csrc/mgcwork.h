@@ -1,5 +1,6 @@
-/* Where grey objects wait while a mark by graph runs, and in which order they come out again; see mgcmark.c, which
- * alone includes this. All memory is taken at the mark's start. Go: mgcwork.go, spanQueue in mgcmark_greenteagc.go */
+/* Where grey objects wait while a mark by graph runs, and in which order they come out again; see mgcmark.c and
+ * mgcpage.c, which alone include this. All memory is taken at the mark's start. Go: mgcwork.go, spanQueue in
+ * mgcmark_greenteagc.go */
 #ifndef PYMEM_MGCWORK_H
 #define PYMEM_MGCWORK_H
 
@@ -69,6 +70,14 @@ struct graph_mark {
     uint16_t found[PAGE_SLOTS + 1];
     bool local; /* the last page had pointers to itself, almost all */
 };
+
+static inline uint32_t bit_length(uint64_t x) { return x ? 64 - (uint32_t)__builtin_clzll(x) : 0; }
+
+/* ---- mgcpage.c ---- */
+
+/* Blackens all that can be reached from what is grey on the page without leaving it; all its objects have the same
+ * pointer map. Returns how many; the pointers out of the page are in buf, up to end. */
+uint32_t page_closure(graph_mark *g, uint64_t page, const class_info *c, uint64_t **end);
 
 /* ---- pages that wait ---- */
 
