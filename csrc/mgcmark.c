@@ -8,6 +8,9 @@
  * Scan work, in bytes: up to its last pointer word for an object scanned by itself or with few others of its page; the
  * whole slot where at least an eighth of the page's slots are scanned at once by vector instructions (packed).
  *
+ * Where all small objects with pointers are pointers to their end, order cannot matter: then a page is gone through at
+ * once (mgcpage.c). bench/vs_go_mark.py: a tree of 8 million nodes in 3.9 ns a node where real Go takes 17.7.
+ *
  * Marking stops the world no longer than a call takes. Meanwhile objects are born black, stores shade what they remove
  * and what they add, and a stack is scanned once. All memory that marking may need is taken at its start: only what is
  * white then can become grey, and that once. Go: mgcmark.go, mgcmark_greenteagc.go, mgcwork.go, mwbbuf.go */
