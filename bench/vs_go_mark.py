@@ -1,4 +1,4 @@
-"""Times full marks of the same graphs in real Go 1.27 and in the emulator, by turns in one run, and prints ratios.
+"""Times full marks of the same graphs, and a sweep, in real Go 1.27 and in the emulator, by turns, and prints ratios.
 
     python bench/vs_go_mark.py            some minutes: 8 million objects
     python bench/vs_go_mark.py --smoke    seconds; the figures mean little
@@ -7,6 +7,12 @@ What is timed, as processor time on either side: runtime.GC() with GOMAXPROCS=1,
 gc_begin, mark_start_graph, mark_drain, mark_stop, gc_flip, flush and sweep_all. The graphs are built once, in the same
 order of allocation: a binary tree (a node before its children), a list (each cell before the one in front of it), a
 random graph of out-degree 4 behind an array, an array of pointers to 16 bytes. What is compared: objects marked.
+
+The sweep: of the objects behind an array every other one is new and dead; the others and their spans are as the sweep
+before left them. From the end of marking to that of the sweep, by the clock on either side, for Go tells no more.
+
+Stores: ns a store in batches into 3 MB of objects, which the processor's cache holds (the core is timed, not memory),
+outside of a mark and during one: what a pointer leads to grey or black already, white.
 """
 
 from __future__ import annotations
@@ -29,7 +35,8 @@ from pymem._heap import Heap
 from pymem._native import ffi, lib
 
 SOURCE = Path(__file__).parent / "go_mark"
-TARGETS = {"tree": 4.0, "list": 1.5, "graph": 2.0, "array": 3.0}
+TARGETS = {"tree": 4.0, "list": 1.5, "graph": 2.0, "array": 3.0, "sweep": 1.0}
+STORE_TARGET, STORES = 5.0, 100_000
 GO_EXTRA_OBJECTS = 1000
 NODE, CELL, VERTEX, WORD = 1, 2, 3, 4
 TYPES = {NODE: (16, 0b11), CELL: (16, 0b1), VERTEX: (32, 0b1111), WORD: (8, 0b1)}
@@ -55,6 +62,8 @@ class Graph:
             ptrdata = mask.bit_length() * 8
             self.heap.call(lib.pymem_type_add, type_, size, ptrdata, ffi.new("uint64_t[]", [mask]), 1)
         self.stores: list[float] = []
+        self.sweeps: list[int] = []
+        self._arrays: list[int] = []
         self._root(getattr(self, f"_{name}")(n))
 
     def _new(self, type_: int, n: int, *, size: int = 0, noscan: bool = False) -> Words:
@@ -103,6 +112,7 @@ class Graph:
 
     def _array_of(self, addrs: Words) -> int:
         array = self._new(WORD, 1, size=8 * len(addrs))
+        self._arrays.append(int(array[0]))
         self._store(np.repeat(array, len(addrs)), np.arange(len(addrs)) * 8, addrs)
         return int(array[0])
 
@@ -116,39 +126,92 @@ class Graph:
     def _array(self, n: int) -> int:
         return self._array_of(self._new(0, n, size=16, noscan=True))
 
+    def _sweep(self, n: int) -> int:
+        self._odd = n // 2
+        return self._array_of(self._new(0, n, size=16, noscan=True))
+
+    def time_stores(self, n: int, *, scattered: bool) -> tuple[float, float, float]:
+        """Return ns a store into new objects, before a mark and in it: targets black, targets white."""
+        objects = self._new(VERTEX, n)
+        targets = np.random.default_rng(1).permutation(objects) if scattered else np.roll(objects, 1)
+        self._store(objects, 0, targets)
+        self.heap.call(lib.pymem_gc_begin, 0)
+        self.heap.call(lib.pymem_mark_start_graph, 0)
+        self._store(objects, 8, targets)
+        self._store(objects, 16, targets)
+        outside, white, black = self.stores[-3:]
+        return outside, black, white
+
+    def halve(self) -> None:
+        """Allocate as many objects as every other one of the array, and have them dead."""
+        array = self._arrays[-1]
+        odd = np.arange(1, 2 * self._odd, 2, dtype=np.uint64) * np.uint64(8)
+        objects = np.full(len(odd), array, np.uint64)
+        self._store(objects, odd, self._new(0, len(odd), size=16, noscan=True))
+        self._store(objects, odd, np.zeros(1, np.uint64))
+
     def collect(self) -> tuple[int, int]:
-        """Return nanoseconds and objects marked."""
+        """Return nanoseconds and objects marked; the clock's nanoseconds of the sweep go to sweeps."""
         call, progress = self.heap.call, ffi.new("pymem_mark_progress *")
         start = time.process_time_ns()
         call(lib.pymem_gc_begin, 0)
         call(lib.pymem_mark_start_graph, 0)
         call(lib.pymem_mark_drain, 1 << 62, progress)
         call(lib.pymem_mark_stop)
+        marked = time.perf_counter_ns()
         call(lib.pymem_gc_flip)
         call(lib.pymem_gc_end, 0, 1)
         call(lib.pymem_flush, 0)
         call(lib.pymem_sweep_all, 0, ffi.new("uint64_t *"))
+        self.sweeps.append(time.perf_counter_ns() - marked)
         return time.process_time_ns() - start, int(progress.objects)
 
 
-def measure(program: Path, name: str, n: int, rounds: int) -> tuple[list[float], list[float], list[float]]:
-    """Return ns an object in Go and here, round by round, and ns a store of each batch."""
+def measure(program: Path, name: str, n: int, rounds: int) -> tuple[list[float], list[float]]:
+    """Return ns an object in Go and here, round by round."""
     graph = Graph(name, n)
+    graph.collect()  # the Go program has collected once, too
     command = [str(program), name, str(n)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     go_ns, own_ns = [], []
     with subprocess.Popen(command, env={"GOMAXPROCS": "1"}, **pipes) as go:  # type: ignore[call-overload]
         for _ in range(rounds):
+            if name == "sweep":
+                graph.halve()
             go.stdin.write("\n")
             go.stdin.flush()
             theirs, objects = map(int, go.stdout.readline().split())
             own, marked = graph.collect()
+            own = graph.sweeps[-1] if name == "sweep" else own
             if not marked <= objects <= marked + GO_EXTRA_OBJECTS:
                 raise AnswerError(f"{name}: Go has {objects} objects, {marked} are marked here")
             go_ns.append(theirs / n)
             own_ns.append(own / n)
         go.stdin.close()
-    return go_ns, own_ns, graph.stores
+    return go_ns, own_ns
+
+
+def measure_stores(n: int, *, scattered: bool) -> tuple[float, float, float]:
+    """Return ns a store outside of a mark, during one to objects marked before, and to white ones."""
+    graph = Graph("list", 2)
+    return graph.time_stores(n, scattered=scattered)
+
+
+def report(name: str, target: float, go_ns: list[float], own_ns: list[float]) -> None:
+    """Print a line on one graph."""
+    ratios = [a / b for a, b in zip(go_ns, own_ns, strict=True)]
+    word = "reached" if statistics.median(ratios) >= target else "MISSED"
+    print(f"{name:<6} Go {spread(go_ns)}  pymem {spread(own_ns)}  ratio {spread(ratios)}", end="")
+    print(f"; target {target:g}: {word}", flush=True)
+
+
+def report_stores(n: int, rounds: int) -> None:
+    """Print two lines on stores; the target is for stores through the barrier to objects marked before."""
+    for scattered in (False, True):
+        columns = zip(*[measure_stores(n, scattered=scattered) for _ in range(rounds)], strict=True)
+        outside, black, white = (spread(list(c)) for c in columns)
+        print(f"stores, {'random' if scattered else 'near'} targets: outside of a mark {outside}", end="")
+        print(f"  marked {black} (target {STORE_TARGET:g})  white {white}", flush=True)
 
 
 def main(argv: list[str]) -> int:
@@ -156,7 +219,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--go", help="the go command to build with")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", choices=list(TARGETS))
+    parser.add_argument("--only", choices=[*TARGETS, "stores"])
     parser.add_argument("--smoke", action="store_true", help="100 times fewer objects, 2 rounds")
     options = parser.parse_args(argv)
     n, rounds = (80_000, 2) if options.smoke else (8_000_000, options.rounds)
@@ -166,13 +229,10 @@ def main(argv: list[str]) -> int:
         command = [options.go or find_go(), "build", "-o", str(program), "."]
         subprocess.run(command, cwd=SOURCE, check=True, env=go_environment())
         for name, target in TARGETS.items():
-            if options.only not in (None, name):
-                continue
-            go_ns, own_ns, stores = measure(program, name, n, rounds)
-            ratios = [a / b for a, b in zip(go_ns, own_ns, strict=True)]
-            word = "reached" if statistics.median(ratios) >= target else "MISSED"
-            print(f"{name:<6} Go {spread(go_ns)}  pymem {spread(own_ns)}  ratio {spread(ratios)}", end="")
-            print(f"; target {target:g}: {word}; last batch of stores {stores[-1]:.1f} ns each", flush=True)
+            if options.only in (None, name):
+                report(name, target, *measure(program, name, n, rounds))
+    if options.only in (None, "stores"):
+        report_stores(STORES, rounds)
     return 0
 
 

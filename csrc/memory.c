@@ -336,7 +336,9 @@ static inline bool is_known(const known_span *k, uint64_t addr, uint64_t bytes) 
     return in_slot >= k->header && bytes <= k->elem_size - in_slot;
 }
 
-/* Nothing dies during a batch, so a span is looked at once in it. */
+/* Nothing dies during a batch, so a span is looked at once in it. A store to a near target takes 4 to 6 ns, while
+ * marking too if the target is marked; to a random one 11 to 17, most of it for learning its page; a white target's
+ * mark and its place in the queue, which marking is spared later, take 7 more. */
 static __attribute__((noinline)) uint64_t note_sure(const pymem_heap *h, uint64_t page) {
     const mspan *s = span_at(h, page);
     return h->memory->sure[page] = h->memory->batch << 16 | (all_swept_live(h, s) ? span_next_free(s) : 0);

@@ -1,5 +1,5 @@
 /* Where grey objects wait while a mark by graph runs, and in which order they come out again; see mgcmark.c, which
- * works with it, and snapmark.c. All memory is taken at the mark's start. Go: mgcwork.go, spanQueue in
+ * works with it, mgcpage.c and snapmark.c. All memory is taken at the mark's start. Go: mgcwork.go, spanQueue in
  * mgcmark_greenteagc.go */
 #ifndef PYMEM_MGCWORK_H
 #define PYMEM_MGCWORK_H
@@ -73,8 +73,16 @@ struct graph_mark {
     bool local; /* the last page had pointers to itself, almost all */
 };
 
+static inline uint32_t bit_length(uint64_t x) { return x ? 64 - (uint32_t)__builtin_clzll(x) : 0; }
+
 /* mgcmark.c: the word that has a slot's mark bit. */
 uint64_t *mark_word(const object_memory *m, uint64_t page, const mspan *s, uint32_t slot);
+
+/* ---- mgcpage.c ---- */
+
+/* Blackens all that can be reached from what is grey on the page without leaving it; all its objects have the same
+ * pointer map. Returns how many; the pointers out of the page are in buf, up to end. */
+uint32_t page_closure(graph_mark *g, uint64_t page, const class_info *c, uint64_t **end);
 
 /* ---- pages that wait ---- */
 

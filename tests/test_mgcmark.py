@@ -125,6 +125,42 @@ def test_marks_bytes_and_work(scan_sparse: bool, seed: int) -> None:
     program.core.check()
 
 
+@pytest.mark.parametrize("words", [2, 6, 32])
+@pytest.mark.parametrize("reach", [1, 20, 100_000])
+@given(seed=seeds)
+@settings(max_examples=3, deadline=None)
+def test_objects_full_of_pointers(words: int, reach: int, seed: int) -> None:
+    """Then order does not matter: pages are gone through at once, which near pointers, up or down, make worthwhile."""
+    program, rng, n = Program(), random.Random(seed), 1200
+    core = program.core
+    core.type_add(30, 8 * words, tuple(range(words)))
+    addrs = core.malloc_same(0, 8 * words, False, 30, n)
+    places = [(k, word) for k in range(n) for word in range(words) if rng.random() < 1.3 / words]
+    near = [min(max(k + rng.randint(-reach // 3, reach), 0), n - 1) for k, _ in places]
+    core.store([addrs[k] for k, _ in places], [8 * w for _, w in places], [addrs[k] + 8 for k in near])
+    roots = rng.sample(addrs, 5)
+    core.roots_new(roots)
+    core.gc_graph()  # now slots are free between those in use
+    if again := core.malloc_same(0, 8 * words, False, 30, n // 4):
+        core.store([roots[0]] * len(again), [0] * len(again), again)
+    edges = {a: core.load([a] * words, [8 * w for w in range(words)]) for a in core.living()}
+    found, todo = set(roots), list(roots)
+    while todo:
+        targets = {core_object(p, words) for p in edges[todo.pop()] if p} - found
+        found |= targets
+        todo += targets
+    totals = core.gc_graph()
+    assert (totals.objects_marked, totals.heap_scan) == (len(found), len(found) * 8 * words)
+    assert set(core.living()) == found
+    core.check()
+
+
+def core_object(addr: int, words: int) -> int:
+    """Return where the object begins that the address leads into."""
+    page = addr - addr % PAGE
+    return page + (addr - page) // (8 * words) * 8 * words
+
+
 @pytest.mark.parametrize("shape", ["list", "ring", "comb"])
 def test_order_of_a_long_chain(shape: str) -> None:
     """Many pages wait: the ring spills, segments fill, and the count of work still follows Go's order."""

@@ -1,5 +1,6 @@
 // Command mark builds a graph and, for each line it reads, collects by force and answers with the nanoseconds of
-// processor time that took. bench/vs_go_mark.py does the same in the emulator. The collector is off in between.
+// processor time that took; for the graph sweep, with those between the end of marking and that of the sweep, by the
+// clock. bench/vs_go_mark.py does the same in the emulator. The collector is off in between.
 //
 // Usage: mark GRAPH OBJECTS
 package main
@@ -12,6 +13,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"syscall"
+	"time"
 )
 
 type (
@@ -69,6 +71,16 @@ func array(n int) []*[2]int {
 	return all
 }
 
+// halve gives every other object a new one, and drops it.
+func halve(all []*[2]int) {
+	for i := 1; i < len(all); i += 2 {
+		all[i] = new([2]int)
+	}
+	for i := 1; i < len(all); i += 2 {
+		all[i] = nil
+	}
+}
+
 func processorTime() int64 {
 	var r syscall.Rusage
 	syscall.Getrusage(syscall.RUSAGE_SELF, &r)
@@ -90,16 +102,23 @@ func main() {
 		held = list(n)
 	case "graph":
 		held = graph(n)
-	case "array":
+	case "array", "sweep":
 		held = array(n)
 	}
+	sweep := os.Args[1] == "sweep"
 	runtime.GC()
 	for orders := bufio.NewScanner(os.Stdin); orders.Scan(); {
+		if sweep {
+			halve(held.([]*[2]int))
+		}
 		start := processorTime()
 		runtime.GC()
+		elapsed, end := processorTime()-start, time.Now().UnixNano()
 		var m runtime.MemStats
-		elapsed := processorTime() - start
 		runtime.ReadMemStats(&m)
+		if sweep {
+			elapsed = end - int64(m.LastGC)
+		}
 		fmt.Println(elapsed, m.HeapObjects)
 	}
 }

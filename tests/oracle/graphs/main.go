@@ -2,15 +2,20 @@
 // with GOMAXPROCS=1; tests/test_graph_oracle.py builds the same structures on the emulator. All that a program keeps
 // hangs on one global variable, so that no stack holds a part of it.
 //
-//	graphs PROGRAM
+// Two more numbers say how many collections come before, and how many pages hold an object more that has nothing to do
+// with the program: what full pages come to at a scan depends on both.
+//
+//	graphs PROGRAM [COLLECTIONS PAGES]
 package main
 
 import (
 	"encoding/json"
 	"os"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"strconv"
 	"time"
 	"unsafe"
 )
@@ -70,10 +75,27 @@ var (
 	rows  = make([]row, 0, 64)
 )
 
+// company keeps objects of pointers alive, each of another size class.
+var company [6]unsafe.Pointer
+
+func number(arg, otherwise int) int {
+	if arg >= len(os.Args) {
+		return otherwise
+	}
+	n, err := strconv.Atoi(os.Args[arg])
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
 func main() {
 	debug.SetGCPercent(-1)
 	program := programs[os.Args[1]]
-	for range 5 { // what the runtime's own goroutines allocate for themselves they have after this
+	for i := range number(3, 0) {
+		company[i] = reflect.New(reflect.ArrayOf(40+4*i, reflect.TypeFor[*int]())).UnsafePointer()
+	}
+	for range number(2, 5) { // what the runtime's own goroutines allocate for themselves they have after this
 		start = collect("start")
 		time.Sleep(5 * time.Millisecond)
 	}
