@@ -15,12 +15,15 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pymem.gc.costs import Costs
 from pymem.rerun import Rerun, rerun
 from pymem.workload.sources import open_stream
+from pymem.workload.trace_stream import TraceStream
+from pymem.workload.workload import Workload
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "reruns.json"
 FIGURES: dict[str, Callable[[Rerun], float]] = {
@@ -66,10 +69,15 @@ class Row:
     """That the emulation took."""
 
 
+@cache
+def _open(path: Path) -> TraceStream | Workload:
+    return open_stream(path)  # one stream for all settings: it remembers what it was calibrated to
+
+
 def predict(traces: Path, real: dict[str, Any], costs: Costs, options: dict[str, Any]) -> Row:
     """Run a recorded program again under one of the real runs' settings."""
     name, procs, gogc = real["program"], real["gomaxprocs"], real["gogc"]
-    run = rerun(open_stream(traces / f"{name}-{procs}.trace"), gogc=gogc, costs=costs, **options)
+    run = rerun(_open(traces / f"{name}-{procs}.trace"), gogc=gogc, costs=costs, **options)
     figures = {figure: Figure(get(run), *real[figure]) for figure, get in FIGURES.items()}
     return Row(name, procs, gogc, figures, run.seconds)
 

@@ -20,6 +20,9 @@ from pymem.gc.pacer import GoPacer
 from pymem.gc.state import CycleRecord, GCStats
 from pymem.replay import ADDRESS_SPACE, ClassUse, EventSource, Player, TypeUse, class_uses, type_uses
 from pymem.stats.memstats import MemStats, read_mem_stats
+from pymem.workload.calibration import Calibration, calibrate
+from pymem.workload.trace_stream import TraceStream
+from pymem.workload.without_tracer import without_tracer
 from pymem.units import parse_gogc, parse_memory_limit
 from pymem.workload.columns import Columns, Event
 from pymem.workload.spread import spread_deaths
@@ -117,6 +120,7 @@ class _Program:
         time_scale: float,
         globals_bytes: int,
         address_space: int,
+        calibration: Calibration | None,
     ) -> None:
         self.player = Player(source, procs=procs, address_space=address_space)
         self.stats = GCStats()
@@ -132,9 +136,12 @@ class _Program:
             globals_bytes=globals_bytes,
         )
         self.timeline = _Timeline(self.collector)
-        self._procs = procs
+        self._procs, self._recorded_procs = procs, source.procs
         self._scale = time_scale
-        self._last: int | None = None
+        self._time = calibration.time if calibration else None
+        if self._time and procs == source.procs:
+            self.collector.slice_ns = max(1, int(self._time.slice_ns))
+        self._last: float | None = None
         self._begun = False
 
     def play(self, columns: Columns) -> None:
@@ -163,18 +170,26 @@ class _Program:
         out = ffi.new("int64_t *")
         return bool(lib.pymem_assist_credit(self.player.heap.handle, 0, 0, out) == lib.PYMEM_OK)
 
-    def _pass(self, now: int) -> None:
+    def _pass(self, recorded: int) -> None:
+        now = self._time.at(recorded) if self._time else recorded
         if self._last is not None and now > self._last:
             self.collector.charge((now - self._last) * self._scale)
         self._last = now
 
     def _busy(self, columns: Columns) -> int:
-        """Return how many Ps the program keeps at work: those that allocate a fair share of a chunk."""
-        procs = columns.proc[(columns.kind == Event.ALLOC) & (columns.proc >= 0)]
-        if not len(procs):
+        """Return how many Ps the program keeps at work: as recorded on so many, else as many as goroutines.
+
+        A goroutine counts if it makes a fair share of a chunk's allocations. Those that take turns count as if they
+        ran side by side.
+        """
+        if self._time and self._procs == self._recorded_procs:
+            return round(self._time.busy)
+        allocs = columns.kind == Event.ALLOC
+        who = columns.goroutine[allocs] if columns.goroutine.any() else columns.proc[allocs]
+        if not len(who):
             return 1
-        share = np.bincount(procs % self._procs)
-        return max(1, int((share * 10 >= len(procs)).sum()))
+        shares = np.unique(who, return_counts=True)[1]
+        return min(max(1, int((shares * 10 >= len(who)).sum())), self._procs)
 
     def _proc(self, columns: Columns, row: int) -> int:
         proc = int(columns.proc[min(row, len(columns) - 1)])
@@ -193,6 +208,7 @@ def rerun(
     globals_bytes: int = EMPTY_PROGRAM_GLOBALS,
     spread: bool = True,
     address_space: int = ADDRESS_SPACE,
+    calibrated: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rerun:
     """Run a recorded program under its own pacer and return what came out.
@@ -208,6 +224,8 @@ def rerun(
         globals_bytes: globals that hold pointers; no recording tells. The default is an empty program's.
         spread: move deaths from the mark that found them to somewhere since the one before (`spread_deaths`).
         address_space: bytes that the heap may map.
+        calibrated: take off what recording cost, and have marking cost what it did then (`calibrate`). Of execution
+            traces only; others leave it.
         progress: called now and then with (events done, events in all).
 
     Deterministic but for `seconds`. Raises what `replay` raises.
@@ -218,20 +236,28 @@ def rerun(
     pacer = GoPacer() if pacer is None else pacer
     pacer.set_gc_percent(-1 if percent is None else percent)
     pacer.set_memory_limit(limit)
+    costs = Costs() if costs is None else costs
+    calibration = None
+    if calibrated and isinstance(source, TraceStream):
+        calibration = calibrate(source, costs=costs, globals_bytes=globals_bytes)
+        costs = calibration.costs(costs)
     program = _Program(
         source,
         pacer=pacer,
         procs=procs,
-        costs=Costs() if costs is None else costs,
+        costs=costs,
         time_scale=time_scale,
         globals_bytes=globals_bytes,
         address_space=address_space,
+        calibration=calibration,
     )
     with program.player as player:
         pacer.commit(True)
         program.collector.arm()
         seconds = 0.0
         chunks = source.chunks(_CHUNK)
+        if source.tier == "trace":
+            chunks = without_tracer(chunks, source.types)
         for columns in spread_deaths(chunks) if spread else chunks:
             started = time.perf_counter()
             program.play(columns)

@@ -37,7 +37,7 @@ class Costs:
     scavenge_page_ns: float = 1450.0
     """Each page of 8,192 bytes of it."""
 
-    trace_event_ns: float = 120.0
+    trace_event_ns: float = 85.0
     """An event that a program writes into its own trace; comes off the recorded time."""
 
     def __post_init__(self) -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgramTime", "program_time"]
 
+_SLICE = 10e6
+"""ns after which a goroutine is made to give way, if others wait."""
 _EVERY = 512
 """Events between two points of the map, where nothing else asks for one."""
 _SYSTEM = (
@@ -64,6 +66,10 @@ class ProgramTime(NamedTuple):
     """The program's own time at each, ns, never falling."""
     busy: float
     """Ps at work for the program while it was at work at all and nothing of the runtime stood in its way, on average."""
+    slice_ns: float
+    """For how long a goroutine of the program kept its P, on average."""
+    mark_ns: int
+    """P-time of marking, assists and all."""
 
     def at(self, time: int) -> float:
         """Return the program's own time at a recorded one."""
@@ -89,6 +95,9 @@ class _Stretch(NamedTuple):
     system: npt.NDArray[np.int64]
     """Ps that ran the runtime's own, or assists."""
     stopped: npt.NDArray[np.int64]
+    marking: npt.NDArray[np.int64]
+    leaves: npt.NDArray[np.int64]
+    """Times that a goroutine of the program left its P."""
 
 
 class _Survey:
@@ -98,7 +107,7 @@ class _Survey:
         self._states = np.zeros(procs + 1, np.int8)  # of each P; the last is for those unknown
         self._system: set[int] = set()
         self._reasons: set[int] = set()
-        self._stopped = 0
+        self._stopped = self._marking = 0
         self._user = self._at_system = 0
         self._last = -1
 
@@ -108,7 +117,8 @@ class _Survey:
         user, system = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self._follow(batch, user, system)
         stops = (batch.kind == EventKind.STW_BEGIN).astype(np.int64) - (batch.kind == EventKind.STW_END)
-        points = (user != 0) | (system != 0) | (stops != 0)
+        marks = (batch.kind == EventKind.GC_BEGIN).astype(np.int64) - (batch.kind == EventKind.GC_END)
+        points = (user != 0) | (system != 0) | (stops != 0) | (marks != 0)
         points[_EVERY - 1 :: _EVERY] = True
         points[-1] = True
         at = np.flatnonzero(points)
@@ -121,13 +131,20 @@ class _Survey:
             np.diff(at + 1, prepend=0),
             np.diff(allocs, prepend=0),
             *(_before(np.cumsum(delta)[at] + was, was) for delta, was in
-              ((user, self._user), (system, self._at_system), (stops, self._stopped))),
+              ((user, self._user), (system, self._at_system), (stops, self._stopped), (marks, self._marking))),
+            np.diff(np.cumsum(self._leaves(batch))[at], prepend=0),
         )  # fmt: skip
         self._user += int(user.sum())
         self._at_system += int(system.sum())
         self._stopped = max(0, self._stopped + int(stops.sum()))
+        self._marking = max(0, self._marking + int(marks.sum()))
         self._last = int(time[-1])
         return out
+
+    def _leaves(self, batch: EventBatch) -> npt.NDArray[np.bool_]:
+        left = (batch.kind == EventKind.GO_BLOCK) | (batch.kind == EventKind.GO_STOP)
+        left[left] = ~np.isin(batch.g[left], list(self._system))
+        return left
 
     def _learn(self, batch: EventBatch, strings: Sequence[str]) -> None:
         """Find out which goroutines are the runtime's own."""
@@ -167,18 +184,26 @@ def program_time(path: str | os.PathLike[str], *, procs: int, costs: Costs) -> P
         for batch in reader.batches():
             parts.append(survey.stretches(batch, reader.strings))
     if not parts:
-        return ProgramTime(np.zeros(0, np.int64), np.zeros(0), 1.0)
+        return ProgramTime(np.zeros(0, np.int64), np.zeros(0), 1.0, _SLICE, 0)
     whole = _Stretch(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     busy = _busy(whole)
     own = _own(whole, procs, busy, costs)
     last = np.append(whole.time[1:] != whole.time[:-1], True)
-    return ProgramTime(whole.time[last], own[last], busy)
+    return ProgramTime(whole.time[last], own[last], busy, _slice(whole), _mark_ns(whole))
 
 
 def _busy(s: _Stretch) -> float:
     free = (s.system == 0) & (s.stopped <= 0) & (s.user > 0)
     time = int(s.span[free].sum())
     return max(1.0, float((s.span * s.user)[free].sum()) / time) if time else 1.0
+
+
+def _slice(s: _Stretch) -> float:
+    return min(_SLICE, float((s.span * s.user).sum()) / max(int(s.leaves.sum()), 1))
+
+
+def _mark_ns(s: _Stretch) -> int:
+    return int((s.span * s.system)[(s.marking > 0) & (s.stopped <= 0)].sum())
 
 
 def _own(s: _Stretch, procs: int, busy: float, costs: Costs) -> npt.NDArray[np.float64]:

@@ -7,7 +7,7 @@ once for the rows, and once ahead of those, for what a cycle is about to free. R
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
+
+    from pymem.workload.calibration import Calibration
 
 __all__ = ["KINDS", "MOST_PROCS", "TraceStream", "check_spans", "check_usable", "place_of_heap"]
 
@@ -138,7 +140,8 @@ class TraceStream:
     resolution = "cycle"
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = path
+        self.path = path
+        self.calibrations: dict[Any, Calibration] = {}  # kept by `calibrate`
         self._survey = survey = _survey(path)
         self.procs = survey.procs
         self.types = tuple(WorkloadType(t.name, t.size, t.ptrdata) for t in survey.types)
@@ -175,8 +178,8 @@ class TraceStream:
     def _rows(self, size: int) -> Iterator[Columns]:
         """Yield the rows; those before START_DONE, which begins a chunk, in the order of their events."""
         with (
-            TraceReader(self._path, kinds=KINDS) as reader,
-            _Ahead(self._path) as ahead,
+            TraceReader(self.path, kinds=KINDS) as reader,
+            _Ahead(self.path) as ahead,
             _Converter(self.procs, self._survey.stats_reason, size) as converter,
         ):
             for batch in reader.batches():
