@@ -258,7 +258,8 @@ def rerun(
         chunks = source.chunks(_CHUNK)
         if source.tier == "trace":
             chunks = without_tracer(chunks, source.types)
-        for columns in spread_deaths(chunks) if spread else chunks:
+        undated = getattr(source, "resolution", "cycle") == "cycle"
+        for columns in spread_deaths(chunks) if spread and undated else chunks:
             started = time.perf_counter()
             program.play(columns)
             seconds += time.perf_counter() - started
