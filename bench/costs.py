@@ -3,8 +3,8 @@
     python bench/costs.py [--output FILE] [--rounds N] [--smoke]
 
 Each thing is done by a process of its own (bench/costs_go) at one P, the collector off; what is timed is the process's
-processor time, so that other programs on the machine disturb little. A figure is the median of the rounds; behind it
-stand least and most. `pymem replay FILE --gogc N --costs FILE` uses the file.
+processor time, so that other programs on the machine disturb little. A figure is the median of the
+rounds; behind it stand least and most. `pymem replay FILE --gogc N --costs FILE` uses the file.
 
     malloc       512 MB of objects without pointers in one size after the other: ns = object + byte * size, least squares
     mark         runtime.GC() over heaps of five shapes: ns = object * objects + byte * scanned, least squares, both >= 0
@@ -74,9 +74,7 @@ class Program:
     def run(self, *what: str, debug: str = "") -> tuple[Result, str]:
         """Measure one thing once; return its result and what the runtime printed."""
         env = {**os.environ, "GOMAXPROCS": "1", "GODEBUG": debug}
-        done = subprocess.run(
-            [str(self._binary), *what], env=env, check=True, capture_output=True, text=True
-        )
+        done = subprocess.run([str(self._binary), *what], env=env, check=True, capture_output=True, text=True)
         result: Result = json.loads(done.stdout)
         return result, done.stderr
 
@@ -145,7 +143,10 @@ def scavenging(program: Program) -> Result:
     """Return what giving back a page costs, and a run of them."""
     one, many = program.get("scavenge"), program.get("scavenge-runs")
     page = one["ns"] / one["pages"]
-    return {"scavenge_page_ns": page, "scavenge_call_ns": max(0.0, (many["ns"] - page * many["pages"]) / many["spans"])}
+    return {
+        "scavenge_page_ns": page,
+        "scavenge_call_ns": max(0.0, (many["ns"] - page * many["pages"]) / many["spans"]),
+    }
 
 
 def tracing(program: Program) -> Result:

@@ -2,9 +2,9 @@
 
     python bench/vs_reruns.py TRACES [--only NAME] [--markdown]
 
-TRACES is the folder that `python tests/oracle/reruns.py --traces TRACES` filled. What real Go did, and its noise over ten
-runs, is in tests/golden/reruns.json. An error is the distance from the median of the real runs, in percent of it; noise
-is how far a single real run lies from it on average.
+TRACES is the folder that `python tests/oracle/reruns.py --traces TRACES` filled. What real Go did, and its noise over
+ten runs, is in tests/golden/reruns.json. An error is the distance from the median of the real runs, in percent of it;
+noise is how far a single real run lies from it on average.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ FIGURES: dict[str, Callable[[Rerun], float]] = {
     "num_gc": lambda run: len(run.cycles),
     "peak": lambda run: run.peak_heap,
     "marked_mb": lambda run: sum(c.heap2 >> 20 for c in run.cycles),
-    "gc_cpu_ms": lambda run: sum(c.assist_ns + c.dedicated_ns + c.fractional_ns + c.idle_ns for c in run.cycles) / 1e6,
+    "gc_cpu_ms": lambda run: (
+        sum(c.assist_ns + c.dedicated_ns + c.fractional_ns + c.idle_ns for c in run.cycles) / 1e6
+    ),
 }
 TITLES = {"num_gc": "NumGC", "peak": "peak, MB", "marked_mb": "marked, MB", "gc_cpu_ms": "GC CPU, ms"}
 
@@ -115,7 +117,8 @@ def print_means(rows: list[Row]) -> None:
         bias = statistics.fmean(f.error for f in all_of)
         noise = statistics.fmean(f.noise for f in all_of)
         inside = sum(f.inside for f in all_of)
-        print(f"{title:11} mean error {error:5.1%} (bias {bias:+5.1%}), noise {noise:5.1%}, inside min-max {inside} of {len(rows)}")
+        print(f"{title:11} mean error {error:5.1%} (bias {bias:+5.1%}), noise {noise:5.1%}, ", end="")
+        print(f"inside min-max {inside} of {len(rows)}")
 
 
 def main() -> None:
@@ -139,7 +142,9 @@ def main() -> None:
         if not options.markdown:
             print_row(rows[-1])
     if not rows:
-        sys.exit(f"{options.traces}: no traces: `python tests/oracle/reruns.py --traces {options.traces}` makes them")
+        sys.exit(
+            f"{options.traces}: no traces: `python tests/oracle/reruns.py --traces {options.traces}` makes them"
+        )
     if options.markdown:
         print_markdown(rows)
     print_means(rows)

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pymem._native import ffi, lib
+from pymem.errors import ConfigError
 from pymem.gc.costs import Costs
 from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS, Collector
 from pymem.gc.pacer import GoPacer
 from pymem.gc.state import CycleRecord, GCStats
 from pymem.replay import ADDRESS_SPACE, ClassUse, EventSource, Player, TypeUse, class_uses, type_uses
 from pymem.stats.memstats import MemStats, read_mem_stats
-from pymem.workload.calibration import Calibration, calibrate
-from pymem.workload.trace_stream import TraceStream
-from pymem.workload.without_tracer import without_tracer
 from pymem.units import parse_gogc, parse_memory_limit
+from pymem.workload.calibration import Calibration, calibrate
 from pymem.workload.columns import Columns, Event
 from pymem.workload.spread import spread_deaths
+from pymem.workload.trace_stream import MOST_PROCS, TraceStream
+from pymem.workload.without_tracer import without_tracer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,8 +91,11 @@ class _Timeline:
         self._rows: list[tuple[int, ...]] = []
         collector.observers.append(lambda event: self.sample())
 
-    def sample(self) -> None:
+    def sample(self, *, now: bool = False) -> None:
+        """Take one; now: ask the heap first, as between cycles the pacer's counts are old."""
         pacer = self._collector.pacer
+        if now:
+            self._collector.report()
         self._rows.append(
             (
                 self._collector.clock.now,
@@ -161,7 +165,7 @@ class _Program:
             else:
                 self.collector.settle()
                 self.collector.arm()
-            self.timeline.sample()
+            self.timeline.sample(now=True)
 
     def _ready(self) -> bool:
         """Say whether there are processors yet: before, nothing can be collected."""
@@ -233,6 +237,8 @@ def rerun(
     """
     percent, limit = parse_gogc(gogc), parse_memory_limit(memory_limit)
     procs = source.procs if gomaxprocs is None else gomaxprocs
+    if not 1 <= procs <= MOST_PROCS:
+        raise ConfigError(f"gomaxprocs={procs}: give 1 to {MOST_PROCS:,}")
     pacer = GoPacer() if pacer is None else pacer
     pacer.set_gc_percent(-1 if percent is None else percent)
     pacer.set_memory_limit(limit)

@@ -230,7 +230,9 @@ class Collector:
         self.settle()
         if due & lib.PYMEM_STOP_ASSIST and self._mark:
             self._assist(proc)
-        if not self._mark:
+        if (
+            not self._mark and due != lib.PYMEM_STOP_ASSIST
+        ):  # who assisted has yet to allocate: no cycle before that
             self._test_trigger()
         self._fresh = None
         self.arm()

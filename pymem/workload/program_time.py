@@ -50,10 +50,14 @@ _LEAVES = (
 )  # fmt: skip
 _ENTERS = (EventKind.GO_START, EventKind.GO_SWITCH, EventKind.GO_SWITCH_DESTROY)
 _STATE = np.full(256, -1, np.int8)
-"""What a P does after an event: 0 nothing, 1 the program, 2 the runtime; 3 whichever the goroutine is; -1 as before."""
+"""What a P does after an event, 0: nothing, -1: the same as before."""
+_PROGRAM, _SYSTEMS, _MARKER, _WHOSE = 1, 2, 3, 4
+"""It runs the program; the runtime's own; somebody who marks; whichever of these the goroutine is."""
+_MOSTLY = 4
+"""A goroutine of the runtime that starts so many times more often while marking than otherwise is there to mark."""
 _STATE[list(_LEAVES)] = 0
-_STATE[list(_ENTERS)] = 3
-_STATE[[EventKind.ASSIST_BEGIN, EventKind.ASSIST_ACTIVE]] = 2
+_STATE[list(_ENTERS)] = 4
+_STATE[[EventKind.ASSIST_BEGIN, EventKind.ASSIST_ACTIVE]] = 3
 _STATE[EventKind.ASSIST_END] = 1
 
 
@@ -65,7 +69,7 @@ class ProgramTime(NamedTuple):
     own: npt.NDArray[np.float64]
     """The program's own time at each, ns, never falling."""
     busy: float
-    """Ps at work for the program while it was at work at all and nothing of the runtime stood in its way, on average."""
+    """Ps at work for the program, on average, while it was at work and nothing of the runtime stood in its way."""
     slice_ns: float
     """For how long a goroutine of the program kept its P, on average."""
     mark_ns: int
@@ -94,6 +98,8 @@ class _Stretch(NamedTuple):
     """Ps that ran the program."""
     system: npt.NDArray[np.int64]
     """Ps that ran the runtime's own, or assists."""
+    markers: npt.NDArray[np.int64]
+    """Of these, Ps that marked."""
     stopped: npt.NDArray[np.int64]
     marking: npt.NDArray[np.int64]
     leaves: npt.NDArray[np.int64]
@@ -106,75 +112,89 @@ class _Survey:
     def __init__(self, procs: int) -> None:
         self._states = np.zeros(procs + 1, np.int8)  # of each P; the last is for those unknown
         self._system: set[int] = set()
-        self._reasons: set[int] = set()
+        self._starts: dict[int, list[int]] = {}  # of the system's goroutines: outside of marking, and inside
         self._stopped = self._marking = 0
-        self._user = self._at_system = 0
+        self._user = self._at_system = self._markers = 0
         self._last = -1
 
     def stretches(self, batch: EventBatch, strings: Sequence[str]) -> _Stretch:
-        self._learn(batch, strings)
-        n = len(batch)
-        user, system = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        self._follow(batch, user, system)
-        stops = (batch.kind == EventKind.STW_BEGIN).astype(np.int64) - (batch.kind == EventKind.STW_END)
+        """Return what a batch tells; batches come in order."""
         marks = (batch.kind == EventKind.GC_BEGIN).astype(np.int64) - (batch.kind == EventKind.GC_END)
-        points = (user != 0) | (system != 0) | (stops != 0) | (marks != 0)
+        stops = (batch.kind == EventKind.STW_BEGIN).astype(np.int64) - (batch.kind == EventKind.STW_END)
+        self._learn(batch, strings, self._marking + np.cumsum(marks) > 0)
+        user, system, markers = (np.zeros(len(batch), np.int64) for _ in range(3))
+        self._follow(batch, user, system, markers)
+        points = (user != 0) | (system != 0) | (markers != 0) | (stops != 0) | (marks != 0)
         points[_EVERY - 1 :: _EVERY] = True
         points[-1] = True
         at = np.flatnonzero(points)
         time = batch.time[at]
         first = int(batch.time[0]) if self._last < 0 else self._last
-        allocs = np.cumsum(batch.kind == EventKind.OBJECT_ALLOC)[at]
         out = _Stretch(
-            time,
-            np.diff(time, prepend=first),
-            np.diff(at + 1, prepend=0),
-            np.diff(allocs, prepend=0),
-            *(_before(np.cumsum(delta)[at] + was, was) for delta, was in
-              ((user, self._user), (system, self._at_system), (stops, self._stopped), (marks, self._marking))),
-            np.diff(np.cumsum(self._leaves(batch))[at], prepend=0),
-        )  # fmt: skip
+            time=time,
+            span=np.diff(time, prepend=first),
+            events=np.diff(at + 1, prepend=0),
+            allocs=_count(batch.kind == EventKind.OBJECT_ALLOC, at),
+            user=_before(np.cumsum(user)[at], self._user),
+            system=_before(np.cumsum(system)[at], self._at_system),
+            markers=_before(np.cumsum(markers)[at], self._markers),
+            stopped=_before(np.cumsum(stops)[at], self._stopped),
+            marking=_before(np.cumsum(marks)[at], self._marking),
+            leaves=_count(self._leaves(batch), at),
+        )
         self._user += int(user.sum())
         self._at_system += int(system.sum())
+        self._markers += int(markers.sum())
         self._stopped = max(0, self._stopped + int(stops.sum()))
         self._marking = max(0, self._marking + int(marks.sum()))
         self._last = int(time[-1])
         return out
 
     def _leaves(self, batch: EventBatch) -> npt.NDArray[np.bool_]:
-        left = (batch.kind == EventKind.GO_BLOCK) | (batch.kind == EventKind.GO_STOP)
+        left: npt.NDArray[np.bool_] = (batch.kind == EventKind.GO_BLOCK) | (batch.kind == EventKind.GO_STOP)
         left[left] = ~np.isin(batch.g[left], list(self._system))
         return left
 
-    def _learn(self, batch: EventBatch, strings: Sequence[str]) -> None:
-        """Find out which goroutines are the runtime's own."""
-        self._reasons = {i for i, text in enumerate(strings) if text in _SYSTEM}
-        blocks = batch.kind == EventKind.GO_BLOCK
-        own = blocks & np.isin(batch.b, list(self._reasons))
+    def _learn(self, batch: EventBatch, strings: Sequence[str], marking: npt.NDArray[np.bool_]) -> None:
+        """Find out which goroutines are the runtime's own, and which of these mark."""
+        reasons = [i for i, text in enumerate(strings) if text in _SYSTEM]
+        own = (batch.kind == EventKind.GO_BLOCK) & np.isin(batch.b, reasons)
         self._system |= set(np.unique(batch.g[own]).tolist())
+        starts = batch.kind == EventKind.GO_START
+        for inside in (False, True):
+            who, times = np.unique(batch.a[starts & (marking == inside)], return_counts=True)
+            for g, n in zip(who.tolist(), times.tolist(), strict=True):
+                if g in self._system:
+                    self._starts.setdefault(g, [0, 0])[inside] += n
 
-    def _follow(self, batch: EventBatch, user: npt.NDArray[np.int64], system: npt.NDArray[np.int64]) -> None:
-        """Write down by how much the numbers of Ps at work change at each event."""
+    def _follow(self, batch: EventBatch, *changes: npt.NDArray[np.int64]) -> None:
+        """Write down by how much the numbers of Ps with the program, the runtime and a marker change at each event."""
         state = _STATE[batch.kind]
         rows = np.flatnonzero(state >= 0)
         state = state[rows]
-        enters = state == 3
-        of = np.isin(batch.a[rows], np.array(sorted(self._system), np.uint64))
-        state[enters] = np.where(of[enters], 2, 1)
+        enters = state == _WHOSE
+        who = batch.a[rows]
+        of_marker = np.isin(who, [g for g, (out, in_) in self._starts.items() if in_ > _MOSTLY * out])
+        of_system = np.isin(who, list(self._system))
+        state[enters] = np.where(of_marker, _MARKER, np.where(of_system, _SYSTEMS, _PROGRAM))[enters]
         procs = np.minimum(batch.p[rows], len(self._states) - 2)
         for p in np.unique(procs):
             mine = np.flatnonzero(procs == p)
             now = state[mine]
             before = np.concatenate([self._states[p : p + 1] if p >= 0 else self._states[-1:], now[:-1]])
-            at = rows[mine]
-            user[at] += (now == 1).astype(np.int64) - (before == 1)
-            system[at] += (now == 2).astype(np.int64) - (before == 2)
+            for change, of in zip(changes, ((_PROGRAM,), (_SYSTEMS, _MARKER), (_MARKER,)), strict=True):
+                change[rows[mine]] += np.isin(now, of).astype(np.int64) - np.isin(before, of)
             self._states[p] = now[-1]
 
 
-def _before(after: npt.NDArray[np.int64], was: int) -> npt.NDArray[np.int64]:
-    """Return what was the case in each stretch, from what is the case after it."""
-    return np.concatenate([[was], after[:-1]])
+def _count(what: npt.NDArray[np.bool_], at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return how many there are from one point to the next."""
+    return np.diff(np.cumsum(what)[at], prepend=0)
+
+
+def _before(change: npt.NDArray[np.int64], was: int) -> npt.NDArray[np.int64]:
+    """Return what was the case in each stretch, from how much had changed at its end."""
+    return np.concatenate([[was], was + change[:-1]])
 
 
 def program_time(path: str | os.PathLike[str], *, procs: int, costs: Costs) -> ProgramTime:
@@ -203,7 +223,7 @@ def _slice(s: _Stretch) -> float:
 
 
 def _mark_ns(s: _Stretch) -> int:
-    return int((s.span * s.system)[(s.marking > 0) & (s.stopped <= 0)].sum())
+    return int((s.span * s.markers)[(s.marking > 0) & (s.stopped <= 0)].sum())
 
 
 def _own(s: _Stretch, procs: int, busy: float, costs: Costs) -> npt.NDArray[np.float64]:

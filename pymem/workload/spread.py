@@ -44,6 +44,8 @@ def spread_deaths(chunks: Iterable[Columns]) -> Iterator[Columns]:
             held.append(chunk[start : end + 1])
             yield spreader.cycle(_join(held))
             held, rows, start = [], 0, int(end) + 1
+        if start == len(chunk):
+            continue
         held.append(chunk[start:])
         rows += len(chunk) - start
         if rows > _MOST_ROWS:
@@ -139,7 +141,9 @@ def _sizes(rows: Columns) -> npt.NDArray[np.float64]:
 def _last_row_of(rows: Columns, deaths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return for each death the row of the object's birth; 0 for those that are older."""
     born = np.flatnonzero((rows.kind == Event.ALLOC) | (rows.kind == Event.START_OBJECT))
-    return np.nan_to_num(_Births(rows.object[born], born.astype(np.float64)).of(rows.object[deaths])).astype(np.int64)
+    return np.nan_to_num(_Births(rows.object[born], born.astype(np.float64)).of(rows.object[deaths])).astype(
+        np.int64
+    )
 
 
 def _moved(rows: Columns, deaths: npt.NDArray[np.int64], target: npt.NDArray[np.float64]) -> Columns:

@@ -51,7 +51,9 @@ def _start_heap(chunks: Iterator[Columns]) -> Columns | None:
             break
     if not held:
         return None
-    return Columns(**{f.name: np.concatenate([getattr(part, f.name) for part in held]) for f in fields(Columns)})
+    return Columns(
+        **{f.name: np.concatenate([getattr(part, f.name) for part in held]) for f in fields(Columns)}
+    )
 
 
 def _buffers(start: Columns, types: Sequence[WorkloadType]) -> npt.NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Run real Go programs again and again under different settings, and keep what came out beside the noise of it.
 
-``python tests/oracle/reruns.py [--traces FOLDER] [--only NAME]`` writes ``tests/golden/reruns.json``: of each program, at
-each GOMAXPROCS and GOGC, minimum, median and maximum over the runs. Programs are those of ``reruns/`` and the compiler
+``python tests/oracle/reruns.py [--traces FOLDER] [--only NAME]`` writes ``tests/golden/reruns.json``: of each program,
+at each GOMAXPROCS and GOGC, minimum, median and maximum over the runs. Programs are those of ``reruns/`` and the compiler
 compiling go/types. With a folder, each is also recorded there, once at GOGC=20 for each GOMAXPROCS: what
 ``bench/vs_reruns.py`` predicts the rest from. A traced run is the same program; it only traces itself.
 """
@@ -55,9 +55,11 @@ class Programs:
         made = cls(folder, find_toolchain())
         go = str(made.toolchain.go)
         env = {**os.environ, "GOTOOLCHAIN": "local", "GOWORK": "off"}
-        subprocess.run([go, "build", "-o", str(folder / "reruns"), "."], cwd=HERE / "reruns", env=env, check=True)
+        subprocess.run(
+            [go, "build", "-o", str(folder / "reruns"), "."], cwd=HERE / "reruns", env=env, check=True
+        )
         export = "{{if .Export}}packagefile {{.ImportPath}}={{.Export}}{{end}}"
-        source = '{{$d := .Dir}}{{range .GoFiles}}{{$d}}/{{.}} {{end}}'
+        source = "{{$d := .Dir}}{{range .GoFiles}}{{$d}}/{{.}} {{end}}"
         for file, told in {
             "importcfg": ["list", "-deps", "-export", "-f", export, "go/types"],
             "sources": ["list", "-f", source, "go/types"],
@@ -78,7 +80,12 @@ class Programs:
 
     def run(self, name: str, *, procs: int, gogc: int | str, trace: Path | None = None, debug: str) -> str:
         """Run a program, and return what the runtime printed."""
-        env = {"GOMAXPROCS": str(procs), "GOGC": str(gogc), "GODEBUG": debug, "HOME": os.environ.get("HOME", "/")}
+        env = {
+            "GOMAXPROCS": str(procs),
+            "GOGC": str(gogc),
+            "GODEBUG": debug,
+            "HOME": os.environ.get("HOME", "/"),
+        }
         if trace and name != "compile":
             env["PYMEM_TRACE"] = str(trace)
         done = subprocess.run(self.command(name, trace), env=env, check=True, capture_output=True, text=True)
@@ -160,10 +167,10 @@ def save(programs: Programs, rows: list[dict[str, Any]], runs: int) -> None:
         "made": f"{programs.toolchain.version}, by tests/oracle/reruns.py",
         "runs": runs,
         "columns": "each figure: minimum, median, maximum, mean distance from the median as a share of it",
-        "rows": sorted(kept + rows, key=lambda r: (PROGRAMS.index(r["program"]), r["gomaxprocs"], r["gogc"])),
     }
-    lines = ",\n  ".join(json.dumps(row) for row in table.pop("rows"))  # type: ignore[arg-type]
+    ordered = sorted(kept + rows, key=lambda r: (PROGRAMS.index(r["program"]), r["gomaxprocs"], r["gogc"]))
     head = json.dumps(table, indent=1)[:-2]
+    lines = ",\n  ".join(json.dumps(row) for row in ordered)
     GOLDEN.write_text(f'{head},\n "rows": [\n  {lines}\n ]\n}}\n', encoding="utf-8")
 
 
