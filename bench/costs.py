@@ -2,12 +2,12 @@
 
     python bench/costs.py [--output FILE] [--rounds N] [--smoke]
 
-Each thing is done by a process of its own (bench/costs_go) at one P, the collector off; what is timed is the process's
-processor time, so that other programs on the machine disturb little. A figure is the median of the
-rounds; behind it stand least and most. `pymem replay FILE --gogc N --costs FILE` uses the file.
+Each thing is done by a process of its own (bench/costs_go) at one P, the collector off. Timed is the process's
+processor time, so that other programs on the machine disturb little. A figure is the median of the rounds; behind it
+stand least and most. `pymem replay FILE --gogc N --costs FILE` uses the file.
 
-    malloc       512 MB of objects without pointers in one size after the other: ns = object + byte * size, least squares
-    mark         runtime.GC() over heaps of five shapes: ns = object * objects + byte * scanned, least squares, both >= 0
+    malloc       512 MB of objects without pointers, in one size after the other: ns = object + byte * size
+    mark         runtime.GC() over heaps of four shapes: ns = object * objects + byte * scanned, least squares, >= 0
     sweep        a collection that frees 8,192 spans less one that frees none
     stop, term   the pauses in gctrace's lines: wall-clock time, so a busy machine shows
     scavenge     FreeOSMemory over free pages in one run, and in 2,048 runs
@@ -171,7 +171,8 @@ def to_costs(measured: dict[str, Measured]) -> Costs:
     """Return the medians as costs; whole nanoseconds where `Costs` has such."""
     values = {name: m.median for name, m in measured.items() if name in Costs.__dataclass_fields__}
     whole = {name: round(values[name]) for name in ("stop_ns", "term_ns")}
-    return Costs(**{name: round(value, 4) for name, value in values.items()} | whole)
+    made = {name: round(value, 4) for name, value in values.items()} | whole
+    return Costs(**made)  # type: ignore[arg-type]  # two of them are whole
 
 
 def main() -> None:

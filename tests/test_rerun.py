@@ -124,6 +124,11 @@ def _started(chunk: Columns) -> int:
     return int((chunk.kind == Event.START_OBJECT).sum())
 
 
+def columns_of(**columns: Any) -> Columns:
+    """Return columns of whatever integers these are."""
+    return Columns(**columns)
+
+
 # ---- forced collections ----
 
 
@@ -138,7 +143,7 @@ def program(*, forced: bool, n: int = 50_000) -> Workload:
     zeros = np.zeros(len(rows), np.int64)
     flags = np.where((kind == Event.GC_END) & forced, 1, 0)
     times = np.arange(len(rows)) * 100
-    columns = Columns(
+    columns = columns_of(
         time=times,
         kind=kind,
         flags=flags,
@@ -269,7 +274,7 @@ def recordings(draw: st.DrawFn) -> Columns:
     n = len(kinds)
     zeros, kind = np.zeros(n, np.int64), np.array(kinds)
     size = np.where(kind == Event.ALLOC, draw(st.sampled_from([16, 64, 4096])), 0)
-    return Columns(
+    return columns_of(
         time=np.arange(n) * 10, kind=kind, flags=zeros, proc=zeros, goroutine=zeros, type=zeros,
         object=np.array(handles), size=size, expect=np.arange(n),
     )  # fmt: skip

@@ -1,8 +1,9 @@
 """How long objects live, learnt from marks.
 
-Of those born so many bytes before a mark, how many did it find dead? That share is the distribution function of the lifetime at that age; statisticians call such data current status. It has
-to rise with age, so neighbouring ages where it falls are pooled until it does (isotonic regression). Ages are bytes
-allocated since birth, in bins a quarter of an octave wide. Cycles long past count for less.
+Of those born so many bytes before a mark, how many did it find dead? That share is the distribution function of the
+lifetime at that age; statisticians call such data current status. It has to rise with age, so neighbouring ages where
+it falls are pooled until it does (isotonic regression). Ages are bytes allocated since birth, in bins a quarter of an
+octave wide. Cycles long past count for less.
 """
 
 from __future__ import annotations

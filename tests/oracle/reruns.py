@@ -1,8 +1,8 @@
 """Run real Go programs again and again under different settings, and keep what came out beside the noise of it.
 
 ``python tests/oracle/reruns.py [--traces FOLDER] [--only NAME]`` writes ``tests/golden/reruns.json``: of each program,
-at each GOMAXPROCS and GOGC, minimum, median and maximum over the runs. Programs are those of ``reruns/`` and the compiler
-compiling go/types. With a folder, each is also recorded there, once at GOGC=20 for each GOMAXPROCS: what
+at each GOMAXPROCS and GOGC, minimum, median, maximum and noise over the runs. Programs are those of ``reruns/`` and the
+compiler compiling go/types. With a folder, each is recorded there instead, at GOGC=20 and each GOMAXPROCS: what
 ``bench/vs_reruns.py`` predicts the rest from. A traced run is the same program; it only traces itself.
 """
 
