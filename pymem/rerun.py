@@ -94,7 +94,7 @@ class _Timeline:
     def sample(self, *, now: bool = False) -> None:
         """Take one; now: ask the heap first, as between cycles the pacer's counts are old."""
         pacer = self._collector.pacer
-        if now:
+        if now and self._collector.record is None:  # marking keeps them up to date
             self._collector.report()
         self._rows.append(
             (
