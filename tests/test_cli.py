@@ -157,7 +157,7 @@ def test_replay(pymem: Command, workload: Path) -> None:
     assert result.out.isascii()
     for title in ("GC cycles", "MemStats at the end", "Heap by type", "Fragmentation by size class"):
         assert f"\n\n{title}" in result.out
-    assert result.err == f"next: pymem check {workload}\n"
+    assert result.err == f"next: pymem replay {workload} --gogc 200\n"
 
 
 LRU = Path(__file__).parent.parent / "examples" / "lru.trace"
