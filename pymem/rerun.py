@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pymem._native import ffi, lib
+from pymem.errors import ConfigError
 from pymem.gc.costs import Costs
 from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS, Collector
 from pymem.gc.pacer import GoPacer
@@ -30,8 +31,11 @@ from pymem.replay import (
 )
 from pymem.stats.memstats import MemStats, read_mem_stats
 from pymem.units import parse_gogc, parse_memory_limit
+from pymem.workload.calibration import Calibration, calibrate
 from pymem.workload.columns import Columns, Event
 from pymem.workload.spread import spread_deaths
+from pymem.workload.trace_stream import MOST_PROCS, TraceStream
+from pymem.workload.without_tracer import without_tracer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,8 +100,11 @@ class _Timeline:
         self._rows: list[tuple[int, ...]] = []
         collector.observers.append(lambda event: self.sample())
 
-    def sample(self) -> None:
+    def sample(self, *, now: bool = False) -> None:
+        """Take one; now: ask the heap first, as between cycles the pacer's counts are old."""
         pacer = self._collector.pacer
+        if now and self._collector.record is None:  # marking keeps them up to date
+            self._collector.report()
         self._rows.append(
             (
                 self._collector.clock.now,
@@ -126,6 +133,7 @@ class _Program:
         time_scale: float,
         globals_bytes: int,
         address_space: int,
+        calibration: Calibration | None,
     ) -> None:
         self.player = Player(source, procs=procs, address_space=address_space)
         self.stats = GCStats()
@@ -141,9 +149,12 @@ class _Program:
             globals_bytes=globals_bytes,
         )
         self.timeline = _Timeline(self.collector)
-        self._procs = procs
+        self._procs, self._recorded_procs = procs, source.procs
         self._scale = time_scale
-        self._last: int | None = None
+        self._time = calibration.time if calibration else None
+        if self._time and procs == source.procs:
+            self.collector.slice_ns = max(1, int(self._time.slice_ns))
+        self._last: float | None = None
         self._begun = False
 
     def play(self, columns: Columns) -> None:
@@ -163,7 +174,7 @@ class _Program:
             else:
                 self.collector.settle()
                 self.collector.arm()
-            self.timeline.sample()
+            self.timeline.sample(now=True)
 
     def _ready(self) -> bool:
         """Say whether there are processors yet: before, nothing can be collected."""
@@ -172,18 +183,26 @@ class _Program:
         out = ffi.new("int64_t *")
         return bool(lib.pymem_assist_credit(self.player.heap.handle, 0, 0, out) == lib.PYMEM_OK)
 
-    def _pass(self, now: int) -> None:
+    def _pass(self, recorded: int) -> None:
+        now = self._time.at(recorded) if self._time else recorded
         if self._last is not None and now > self._last:
             self.collector.charge((now - self._last) * self._scale)
         self._last = now
 
     def _busy(self, columns: Columns) -> int:
-        """Return how many Ps the program keeps at work: those that allocate a fair share of a chunk."""
-        procs = columns.proc[(columns.kind == Event.ALLOC) & (columns.proc >= 0)]
-        if not len(procs):
+        """Return how many Ps the program keeps at work: as recorded on so many, else as many as goroutines.
+
+        A goroutine counts if it makes a fair share of a chunk's allocations. Those that take turns count as if they
+        ran side by side.
+        """
+        if self._time and self._procs == self._recorded_procs:
+            return round(self._time.busy)
+        allocs = columns.kind == Event.ALLOC
+        who = columns.goroutine[allocs] if columns.goroutine.any() else columns.proc[allocs]
+        if not len(who):
             return 1
-        share = np.bincount(procs % self._procs)
-        return max(1, int((share * 10 >= len(procs)).sum()))
+        shares = np.unique(who, return_counts=True)[1]
+        return min(max(1, int((shares * 10 >= len(who)).sum())), self._procs)
 
     def _proc(self, columns: Columns, row: int) -> int:
         proc = int(columns.proc[min(row, len(columns) - 1)])
@@ -202,6 +221,7 @@ def rerun(
     globals_bytes: int | None = None,
     spread: bool = True,
     address_space: int = ADDRESS_SPACE,
+    calibrated: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rerun:
     """Run a recorded program under its own pacer and return what came out.
@@ -217,6 +237,8 @@ def rerun(
         globals_bytes: globals that hold pointers; None: the record's, or an empty program's where it does not tell.
         spread: move deaths from the mark that found them to somewhere since the one before (`spread_deaths`).
         address_space: bytes that the heap may map.
+        calibrated: take off what recording cost, and have marking cost what it did then (`calibrate`). Of execution
+            traces only; others leave it.
         progress: called now and then with (events done, events in all).
 
     Deterministic but for `seconds`. Raises what `replay` raises.
@@ -224,27 +246,38 @@ def rerun(
     """
     percent, limit = parse_gogc(gogc), parse_memory_limit(memory_limit)
     procs = source.procs if gomaxprocs is None else gomaxprocs
+    if not 1 <= procs <= MOST_PROCS:
+        raise ConfigError(f"gomaxprocs={procs}: give 1 to {MOST_PROCS:,}")
     pacer = GoPacer() if pacer is None else pacer
     if globals_bytes is None:
         commits = commits_of(source)
         globals_bytes = commits[-1].globals_scan if commits else EMPTY_PROGRAM_GLOBALS
     pacer.set_gc_percent(-1 if percent is None else percent)
     pacer.set_memory_limit(limit)
+    costs = Costs() if costs is None else costs
+    calibration = None
+    if calibrated and isinstance(source, TraceStream):
+        calibration = calibrate(source, costs=costs, globals_bytes=globals_bytes)
+        costs = calibration.costs(costs)
     program = _Program(
         source,
         pacer=pacer,
         procs=procs,
-        costs=Costs() if costs is None else costs,
+        costs=costs,
         time_scale=time_scale,
         globals_bytes=globals_bytes,
         address_space=address_space,
+        calibration=calibration,
     )
     with program.player as player:
         pacer.commit(True)
         program.collector.arm()
         seconds = 0.0
         chunks = source.chunks(_CHUNK)
-        for columns in spread_deaths(chunks) if spread else chunks:
+        if source.tier == "trace":
+            chunks = without_tracer(chunks, source.types)
+        undated = getattr(source, "resolution", "cycle") == "cycle"
+        for columns in spread_deaths(chunks) if spread and undated else chunks:
             started = time.perf_counter()
             program.play(columns)
             seconds += time.perf_counter() - started

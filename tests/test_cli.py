@@ -212,6 +212,47 @@ def test_replay(pymem: Command, workload: Path) -> None:
     assert result.err == f"next: pymem replay {workload} --gogc 200\n"
 
 
+def test_rerun_json(pymem: Command) -> None:
+    answer = pymem("replay", LRU, "--gogc", "50", "--gomaxprocs", "2", "--json").json
+    assert (answer["gogc"], answer["gomaxprocs"]) == (50, 2)
+    assert answer["num_gc"] == len(answer["cycles"]) > 2
+    assert answer["peak_heap"] == max(c["heap1"] for c in answer["cycles"])
+    assert 0 < answer["gc_cpu"] < 1
+    assert len({len(column) for column in answer["timeline"].values()}) == 1
+    assert answer["memstats"]["NumGC"] == answer["num_gc"]
+
+
+def test_rerun(pymem: Command) -> None:
+    result = pymem("replay", LRU, "--memory-limit", "64MiB")
+    assert result.status == 0
+    assert "GOGC=100 GOMEMLIMIT=64.0 MiB" in result.out or "GOMEMLIMIT=64" in result.out
+    assert "GC cycles" in result.out
+
+
+def test_rerun_gctrace(pymem: Command) -> None:
+    lines = pymem("replay", LRU, "--gctrace").out.splitlines()
+    assert len(lines) > 1
+    assert all(re.match(rf"gc {i + 1} @[\d.]+s \d+%: ", line) for i, line in enumerate(lines))
+
+
+def test_rerun_costs(pymem: Command, tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text('{"stop_ns": 1000000, "term_ns": 1000000}')
+    answer = pymem("replay", LRU, "--gogc", "100", "--costs", path, "--json").json
+    assert all(c["pause_ns"] == 2_000_000 for c in answer["cycles"])
+    for text in ("", "[1]", '{"mark": 1}', '{"stop_ns": -1}'):
+        path.write_text(text)
+        assert_one_line(pymem("replay", LRU, "--gogc", "100", "--costs", path), "costs")
+    assert_one_line(pymem("replay", LRU, "--gogc", "100", "--costs", tmp_path / "none"), "none")
+
+
+@pytest.mark.parametrize(
+    "options", [("--gogc", "much"), ("--memory-limit", "12 MB"), ("--gomaxprocs", "0"), ("--time-scale", "0")]
+)
+def test_rerun_bad_options(pymem: Command, options: tuple[str, ...]) -> None:
+    assert pymem("replay", LRU, *options).status == 2
+
+
 def test_check(pymem: Command) -> None:
     result = pymem("check", TRACE)
     assert result.status == 0

@@ -112,7 +112,7 @@ def test_new_object_outlives_the_cycle_it_started() -> None:
 
 def test_batch_outlives_the_cycles_in_it() -> None:
     """Those made before a cycle began, while it marked, and while it swept."""
-    with pymem.Runtime(gogc=5, globals_bytes=0, check_mark=True) as rt:
+    with pymem.Runtime(gogc=5, globals_bytes=0, check_mark=True, costs=Costs(malloc_ns=2000.0)) as rt:
         nodes = rt.new_batch(NODE, 300_000)
         assert rt.gc_stats.num_gc > 3
         assert all(lives(rt, int(a)) for a in nodes[::1001])
@@ -367,7 +367,7 @@ def test_check_mark_from_the_environment() -> None:
 def test_check_mark_takes_no_time() -> None:
     times = []
     for check_mark in (False, True):
-        with pymem.Runtime(gogc=5, check_mark=check_mark) as rt:
+        with pymem.Runtime(gogc=5, check_mark=check_mark, costs=Costs(malloc_ns=2000.0)) as rt:
             rt.globals["x"] = int(rt.new_batch(NODE, 100_000)[7])
             times.append((rt.now, rt.gc_stats.num_gc))
     assert times[0] == times[1]

@@ -26,7 +26,7 @@ from pymem.gc.clock import Clock
 from pymem.gc.controller import Debtor, TriggerKind
 from pymem.gc.cpu import Share, share_out
 from pymem.gc.limiter import GCCPULimiter
-from pymem.gc.marking import GraphMark, RecordMark
+from pymem.gc.marking import GraphMark, Progress, RecordMark
 from pymem.gc.scavenger import Scavenger
 from pymem.gc.state import CycleRecord, GCStats
 from pymem.gc.steps import whole
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pymem._heap import Heap
     from pymem.gc.compaction import Compaction, Compactor, Moves
     from pymem.gc.costs import Costs
-    from pymem.gc.marking import Mark, Progress, RootNamer
+    from pymem.gc.marking import Mark, RootNamer
     from pymem.gc.protocol import Pacer
     from pymem.gc.scavenger import ScavengeTrace
     from pymem.stats.gctrace import Tracer
@@ -57,6 +57,11 @@ _FORCE_PERIOD = 120 * 10**9
 """Nanoseconds without a cycle after which one is forced. Go: forcegcperiod."""
 _SLICE = 10_000_000
 """Nanoseconds that a goroutine runs before another gets its P. Go: forcePreemptNS."""
+_FRACTIONAL_SLACK = 1.2
+"""How far a fractional worker goes beyond its share of the time, so that it is not behind again at once."""
+_NO_PROGRESS = Progress(0, 0, 0, 0.0, finished=False)
+_ROUNDING = 1e-3
+"""Nanoseconds of the program's time that are nothing: what adding floats leaves over."""
 _SWEEP_BATCH = 10
 """Spans that the background sweeper sweeps before it gives way, when the Ps are busy. Go: sweepBatchSize."""
 _MOST_CREDIT = 1 << 62
@@ -163,11 +168,15 @@ class Collector:
         """Whether observers are being called: in the middle of a step."""
         self.busy = 1
         """Ps that the program keeps at work."""
+        self.slice_ns = _SLICE
+        """Nanoseconds that a goroutine of the program runs on, on average, when others wait; at most 10 ms."""
         self.record: CycleRecord | None = None
         """The cycle that is marking."""
         self._procs = procs
         self._mark: Mark | None = None
         self._swept = True
+        self._worker_runs = False  # a fractional worker has the program's Ps
+        self._slice_end = 0  # when the goroutine that has them will have had its time slice
         self._sweep_owed = 0.0  # spans that the background sweeper may sweep by now
         self._program_ns = 0.0  # charged, not yet passed
         self._work = (0, 0)  # objects and bytes charged so far
@@ -261,7 +270,7 @@ class Collector:
             if due & lib.PYMEM_STOP_ASSIST and self._mark:
                 self._assist(proc)
             if (
-                not self._mark and not due & lib.PYMEM_STOP_ASSIST
+                not self._mark and due != lib.PYMEM_STOP_ASSIST
             ):  # its object comes first, else none ever might
                 self._test_trigger()
         finally:
@@ -305,18 +314,39 @@ class Collector:
                 self.start(TriggerKind.TIME)
 
     def _run_marking(self, ns: float) -> float:
-        """Let the program run until ns are over or marking is; return what is left of them."""
-        share = self._share()
+        """Let the program run until ns are over, marking is, or somebody else's turn comes; return what is left."""
+        share, turn = self._turn()
         speed = share.speed if self.busy else 1.0
-        time = (
-            ns / speed if speed else _FOREVER
-        )  # dedicated workers may have all Ps, when there are fewer than before
+        time = min(ns / speed, turn) if speed else turn
         progress = self._background(share, time)
         spent = progress.ns / (share.workers or 1.0) if progress.finished else time
         self._pass_marking(share, spent)
         if progress.finished:
             self._terminate()
-        return max(0.0, ns - spent * speed) if progress.finished else 0.0
+        left = ns - spent * speed
+        return left if left > _ROUNDING else 0.0
+
+    def _turn(self) -> tuple[Share, float]:
+        """Return who has the Ps now, and for how long at most, ns.
+
+        A fractional worker waits until its P's goroutine has had its time slice, and then keeps the P until it is 20 %
+        ahead of its share of all time since marking began. Go: findRunnableGCWorker, pollFractionalWorkerExit.
+        """
+        share, now = self._share(), self.clock.now
+        if not share.fractional:
+            return share, _FOREVER
+        mutators = share.fractional / self.pacer.fractional_utilization_goal
+        if self._worker_runs:
+            ahead = _FRACTIONAL_SLACK * self.pacer.fractional_utilization_goal
+            passed, own = now - self.pacer.mark_start_time, self.pacer.fractional_mark_time / mutators
+            turn = (ahead * passed - own) / (1 - ahead)
+            if turn >= 1:
+                return share._replace(fractional=mutators, speed=0.0), turn
+            self._worker_runs, self._slice_end = False, now + self.slice_ns
+        elif now >= self._slice_end:
+            self._worker_runs = True
+            return self._turn()
+        return share._replace(fractional=0.0, speed=mutators / self.busy), max(self._slice_end - now, 1)
 
     def _idle(self, ns: float) -> None:
         """Let time pass between cycles: whatever sweeps and scavenges in the background does so."""
@@ -381,6 +411,7 @@ class Collector:
         pacer.blacken_enabled = True
         self.limiter.finish_gc_transition(self.clock.now)
         cycle.mark_ns = self.clock.now
+        self._worker_runs, self._slice_end = False, (cycle.mark_ns // self.slice_ns + 1) * self.slice_ns
         self.record = cycle
         if self._tracer:
             self._tracer.mark_started(cycle)
@@ -449,7 +480,7 @@ class Collector:
     def _background(self, share: Share, time: float) -> Progress:
         """Let the background's workers mark for a time, and give what they did as credit."""
         assert self._mark is not None
-        progress = self._mark.drain(share.workers * time)
+        progress = self._mark.drain(share.workers * time) if share.workers else _NO_PROGRESS
         self._count(progress)
         self.pacer.flush_bg_credit(progress.work)
         self._sync()
@@ -496,7 +527,7 @@ class Collector:
             self.limiter.add_assist_time(ns)
             self.limiter.update(self.clock.now)
         if progress.finished:
-            self._pass_marking(self._share(), ns)
+            self._pass_marking(self._turn()[0], ns)
             self._terminate()
             return
         self._program_ns += ns  # others go on meanwhile, as beside any other work of the program

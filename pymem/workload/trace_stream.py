@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from pymem.workload.calibration import Calibration
+
 __all__ = ["KINDS", "MOST_PROCS", "TraceStream", "check_spans", "check_usable", "place_of_heap"]
 
 _PAGE_SHIFT = 13
@@ -141,7 +143,8 @@ class TraceStream:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         check_regular(path, "a recording is read more than once: write it to a file, and give that")
-        self._path = path
+        self.path = path
+        self.calibrations: dict[Any, Calibration] = {}  # kept by `calibrate`
         self._survey = survey = _survey(path)
         self.procs = survey.procs
         self.types = tuple(WorkloadType(t.name, t.size, t.ptrdata) for t in survey.types)
@@ -178,8 +181,8 @@ class TraceStream:
     def _rows(self, size: int) -> Iterator[Columns]:
         """Yield the rows; those before START_DONE, which begins a chunk, in the order of their events."""
         with (
-            TraceReader(self._path, kinds=KINDS) as reader,
-            _Ahead(self._path) as ahead,
+            TraceReader(self.path, kinds=KINDS) as reader,
+            _Ahead(self.path) as ahead,
             _Converter(self.procs, self._survey.stats_reason, size) as converter,
         ):
             for batch in reader.batches():

@@ -1,0 +1,237 @@
+"""The program's own time in an execution trace: what of the recorded time it would have needed by itself.
+
+A recording slows a program down, and its collector takes processors from it. A rerun brings a collector of its own, so
+first the recorded one's time comes off:
+
+    the world stopped                                   nothing of it is the program's
+    a goroutine of the runtime has a P the program wants  the share of the Ps that the program had
+    a goroutine marks as an assist                      the same
+    each event that the tracer wrote                    `Costs.trace_event_ns`, on the P that wrote it
+
+What is left may not fall below what the allocations alone cost: the cost of an event is a mean, and where it is too
+much for a stretch, later stretches pay (time never runs backwards).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pymem.trace import EventBatch, EventKind, TraceReader
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from pymem.gc.costs import Costs
+
+__all__ = ["ProgramTime", "program_time"]
+
+_SLICE = 10e6
+"""ns after which a goroutine is made to give way, if others wait."""
+_EVERY = 512
+"""Events between two points of the map, where nothing else asks for one."""
+_SYSTEM = (
+    "system goroutine wait",
+    "GC background sweeper wait",
+    "GC scavenge wait",
+    "GC worker (idle)",
+    "GC worker (active)",
+    "finalizer wait",
+    "force gc (idle)",
+)
+"""Reasons for which only the runtime's own goroutines block."""
+_LEAVES = (
+    EventKind.GO_BLOCK, EventKind.GO_STOP, EventKind.GO_DESTROY, EventKind.GO_DESTROY_SYSCALL, EventKind.PROC_STOP,
+)  # fmt: skip
+_ENTERS = (EventKind.GO_START, EventKind.GO_SWITCH, EventKind.GO_SWITCH_DESTROY)
+_STATE = np.full(256, -1, np.int8)
+"""What a P does after an event, 0: nothing, -1: the same as before."""
+_PROGRAM, _SYSTEMS, _MARKER, _WHOSE = 1, 2, 3, 4
+"""It runs the program; the runtime's own; somebody who marks; whichever of these the goroutine is."""
+_MOSTLY = 4
+"""A goroutine of the runtime that starts so many times more often while marking than otherwise is there to mark."""
+_STATE[list(_LEAVES)] = 0
+_STATE[list(_ENTERS)] = 4
+_STATE[[EventKind.ASSIST_BEGIN, EventKind.ASSIST_ACTIVE]] = 3
+_STATE[EventKind.ASSIST_END] = 1
+
+
+class ProgramTime(NamedTuple):
+    """A map from recorded to the program's own time, piecewise linear, and how many Ps the program kept at work."""
+
+    recorded: npt.NDArray[np.int64]
+    """Points, ns, rising."""
+    own: npt.NDArray[np.float64]
+    """The program's own time at each, ns, never falling."""
+    busy: float
+    """Ps at work for the program, on average, while it was at work and nothing of the runtime stood in its way."""
+    slice_ns: float
+    """For how long a goroutine of the program kept its P, on average."""
+    mark_ns: int
+    """P-time of marking, assists and all."""
+
+    def at(self, time: int) -> float:
+        """Return the program's own time at a recorded one."""
+        i = bisect_right(self.recorded, time)
+        if i == 0:
+            return float(time - self.recorded[0]) if len(self.recorded) else float(time)
+        if i == len(self.recorded):
+            return float(self.own[-1])
+        t0, t1 = int(self.recorded[i - 1]), int(self.recorded[i])
+        return float(self.own[i - 1] + (self.own[i] - self.own[i - 1]) * ((time - t0) / (t1 - t0)))
+
+
+class _Stretch(NamedTuple):
+    """Between points, arrays: times at the ends, and what was the case and happened between."""
+
+    time: npt.NDArray[np.int64]
+    span: npt.NDArray[np.int64]
+    """ns since the point before."""
+    events: npt.NDArray[np.int64]
+    allocs: npt.NDArray[np.int64]
+    user: npt.NDArray[np.int64]
+    """Ps that ran the program."""
+    system: npt.NDArray[np.int64]
+    """Ps that ran the runtime's own, or assists."""
+    markers: npt.NDArray[np.int64]
+    """Of these, Ps that marked."""
+    stopped: npt.NDArray[np.int64]
+    marking: npt.NDArray[np.int64]
+    leaves: npt.NDArray[np.int64]
+    """Times that a goroutine of the program left its P."""
+
+
+class _Survey:
+    """Goes through a trace and finds who had which P when."""
+
+    def __init__(self, procs: int) -> None:
+        self._states = np.zeros(procs + 1, np.int8)  # of each P; the last is for those unknown
+        self._system: set[int] = set()
+        self._starts: dict[int, list[int]] = {}  # of the system's goroutines: outside of marking, and inside
+        self._stopped = self._marking = 0
+        self._user = self._at_system = self._markers = 0
+        self._last = -1
+
+    def stretches(self, batch: EventBatch, strings: Sequence[str]) -> _Stretch:
+        """Return what a batch tells; batches come in order."""
+        marks = (batch.kind == EventKind.GC_BEGIN).astype(np.int64) - (batch.kind == EventKind.GC_END)
+        stops = (batch.kind == EventKind.STW_BEGIN).astype(np.int64) - (batch.kind == EventKind.STW_END)
+        self._learn(batch, strings, self._marking + np.cumsum(marks) > 0)
+        user, system, markers = (np.zeros(len(batch), np.int64) for _ in range(3))
+        self._follow(batch, user, system, markers)
+        points = (user != 0) | (system != 0) | (markers != 0) | (stops != 0) | (marks != 0)
+        points[_EVERY - 1 :: _EVERY] = True
+        points[-1] = True
+        at = np.flatnonzero(points)
+        time = batch.time[at]
+        first = int(batch.time[0]) if self._last < 0 else self._last
+        out = _Stretch(
+            time=time,
+            span=np.diff(time, prepend=first),
+            events=np.diff(at + 1, prepend=0),
+            allocs=_count(batch.kind == EventKind.OBJECT_ALLOC, at),
+            user=_before(np.cumsum(user)[at], self._user),
+            system=_before(np.cumsum(system)[at], self._at_system),
+            markers=_before(np.cumsum(markers)[at], self._markers),
+            stopped=_before(np.cumsum(stops)[at], self._stopped),
+            marking=_before(np.cumsum(marks)[at], self._marking),
+            leaves=_count(self._leaves(batch), at),
+        )
+        self._user += int(user.sum())
+        self._at_system += int(system.sum())
+        self._markers += int(markers.sum())
+        self._stopped = max(0, self._stopped + int(stops.sum()))
+        self._marking = max(0, self._marking + int(marks.sum()))
+        self._last = int(time[-1])
+        return out
+
+    def _leaves(self, batch: EventBatch) -> npt.NDArray[np.bool_]:
+        left: npt.NDArray[np.bool_] = (batch.kind == EventKind.GO_BLOCK) | (batch.kind == EventKind.GO_STOP)
+        left[left] = ~np.isin(batch.g[left], list(self._system))
+        return left
+
+    def _learn(self, batch: EventBatch, strings: Sequence[str], marking: npt.NDArray[np.bool_]) -> None:
+        """Find out which goroutines are the runtime's own, and which of these mark."""
+        reasons = [i for i, text in enumerate(strings) if text in _SYSTEM]
+        own = (batch.kind == EventKind.GO_BLOCK) & np.isin(batch.b, reasons)
+        self._system |= set(np.unique(batch.g[own]).tolist())
+        starts = batch.kind == EventKind.GO_START
+        for inside in (False, True):
+            who, times = np.unique(batch.a[starts & (marking == inside)], return_counts=True)
+            for g, n in zip(who.tolist(), times.tolist(), strict=True):
+                if g in self._system:
+                    self._starts.setdefault(g, [0, 0])[inside] += n
+
+    def _follow(self, batch: EventBatch, *changes: npt.NDArray[np.int64]) -> None:
+        """Write down by how much the numbers of Ps with the program, the runtime and a marker change at each event."""
+        state = _STATE[batch.kind]
+        rows = np.flatnonzero(state >= 0)
+        state = state[rows]
+        enters = state == _WHOSE
+        who = batch.a[rows]
+        of_marker = np.isin(who, [g for g, (out, in_) in self._starts.items() if in_ > _MOSTLY * out])
+        of_system = np.isin(who, list(self._system))
+        state[enters] = np.where(of_marker, _MARKER, np.where(of_system, _SYSTEMS, _PROGRAM))[enters]
+        procs = np.minimum(batch.p[rows], len(self._states) - 2)
+        for p in np.unique(procs):
+            mine = np.flatnonzero(procs == p)
+            now = state[mine]
+            before = np.concatenate([self._states[p : p + 1] if p >= 0 else self._states[-1:], now[:-1]])
+            for change, of in zip(changes, ((_PROGRAM,), (_SYSTEMS, _MARKER), (_MARKER,)), strict=True):
+                change[rows[mine]] += np.isin(now, of).astype(np.int64) - np.isin(before, of)
+            self._states[p] = now[-1]
+
+
+def _count(what: npt.NDArray[np.bool_], at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return how many there are from one point to the next."""
+    return np.diff(np.cumsum(what)[at], prepend=0)
+
+
+def _before(change: npt.NDArray[np.int64], was: int) -> npt.NDArray[np.int64]:
+    """Return what was the case in each stretch, from how much had changed at its end."""
+    return np.concatenate([[was], was + change[:-1]])
+
+
+def program_time(path: str | os.PathLike[str], *, procs: int, costs: Costs) -> ProgramTime:
+    """Read a trace and return the program's own time in it. procs: its GOMAXPROCS."""
+    survey, parts = _Survey(procs), []
+    with TraceReader(path) as reader:
+        for batch in reader.batches():
+            parts.append(survey.stretches(batch, reader.strings))
+    if not parts:
+        return ProgramTime(np.zeros(0, np.int64), np.zeros(0), 1.0, _SLICE, 0)
+    whole = _Stretch(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    busy = _busy(whole)
+    own = _own(whole, procs, busy, costs)
+    last = np.append(whole.time[1:] != whole.time[:-1], True)
+    return ProgramTime(whole.time[last], own[last], busy, _slice(whole), _mark_ns(whole))
+
+
+def _busy(s: _Stretch) -> float:
+    free = (s.system == 0) & (s.stopped <= 0) & (s.user > 0)
+    time = int(s.span[free].sum())
+    return max(1.0, float((s.span * s.user)[free].sum()) / time) if time else 1.0
+
+
+def _slice(s: _Stretch) -> float:
+    return min(_SLICE, float((s.span * s.user).sum()) / max(int(s.leaves.sum()), 1))
+
+
+def _mark_ns(s: _Stretch) -> int:
+    return int((s.span * s.markers)[(s.marking > 0) & (s.stopped <= 0)].sum())
+
+
+def _own(s: _Stretch, procs: int, busy: float, costs: Costs) -> npt.NDArray[np.float64]:
+    """Return the program's own time at the end of each stretch."""
+    displaced = (s.system > 0) & (s.user + s.system >= procs)
+    share = np.where(displaced, np.minimum(s.user / min(busy, procs), 1.0), 1.0)
+    share[s.stopped > 0] = 0.0
+    side_by_side = np.maximum(s.user, 1)
+    least = np.cumsum(s.allocs * costs.malloc_ns / side_by_side)
+    above = np.cumsum(s.span * share - s.events * costs.trace_event_ns / side_by_side) - least
+    return least + np.maximum.accumulate(np.maximum(above, 0.0))

@@ -1,0 +1,3 @@
+module reruns
+
+go 1.27
