@@ -64,16 +64,7 @@ def test_without_vector_scans(program: str) -> None:
     assert emulated(program, "sparse") == GOLDEN[program, "sparse"]
 
 
-_ORDER = "Go's queue of pages has counted pages of the runtime's own objects: one step is 2.6 % off"
-
-
-@pytest.mark.parametrize(
-    "program",
-    [
-        pytest.param(p, marks=pytest.mark.xfail(strict=True, reason=_ORDER)) if p == "lru" else p
-        for p in graphs.PROGRAMS
-    ],
-)
+@pytest.mark.parametrize("program", graphs.PROGRAMS)
 def test_with_vector_scans(program: str) -> None:
     """Scan work is in the range of real Go's, which depends on the runtime's own objects; all else is the same."""
     got, want = emulated(program, "packed"), GOLDEN[program, "packed"]

@@ -28,7 +28,7 @@ LIMITS = ("off", "5MiB", "10MiB")
 STEPS = 4000
 _SPAN = 8192
 _GROWN = 22_000
-_ROWS = 12_000
+_ROWS = 200_000
 
 
 @pytest.fixture(scope="session")

@@ -229,7 +229,7 @@ def test_fork_at_every_stage(liveness: str) -> None:
     """Amid marking, amid sweeping, between cycles: each was met, and each goes on alike."""
     one = start(5, liveness, gomaxprocs=2)
     met = set()
-    for k in range(120):
+    for k in range(200):
         one.rt.malloc_batch(48, 3000, p=k % 2)
         addrs = one.rt.malloc_batch(48, 1500, p=k % 2)
         if liveness == "record":
@@ -243,7 +243,7 @@ def test_fork_at_every_stage(liveness: str) -> None:
         met.add(stage)
         other = one.fork()
         for program in (one, other):
-            program.seen.append(program.rt.malloc_batch(48, 100_000).tolist())
+            program.seen.append(program.rt.malloc_batch(48, 40_000).tolist())
             program.seen.append(repr(program.rt.read_mem_stats()))
             program.seen.append(repr(program.rt.gc_stats))
         same(one, other)
