@@ -501,6 +501,7 @@ const type_map *memory_type(const pymem_heap *h, uint64_t type); /* NULL: every 
 /* Bytes of an object of so many bytes up to its last pointer: whole elements but for the last one's tail. */
 static inline uint64_t type_scan_size(const pymem_heap *h, uint32_t type, uint64_t size) {
     const type_map *t = type ? memory_type(h, type) : NULL;
+    if (t && size == t->size) return t->ptrdata; /* mostly: no division */
     return !t || size < t->size ? size : size / t->size * t->size - t->size + t->ptrdata;
 }
 uint64_t memory_read_bits(const object_memory *m, uint64_t page, uint64_t elem_size, uint32_t slot);

@@ -49,9 +49,11 @@ int span_set_type(pymem_heap *h, mspan *s, uint32_t slot, uint32_t type) {
 
 /* Bytes of an object of so many bytes in a slot of s, up to its last pointer. Where a header or the span tells the type
  * Go counts the whole slot. Go: heapSetTypeNoHeader, heapSetTypeSmallHeader, heapSetTypeLarge */
+static inline bool scan_by_type(const mspan *s) { return s->elem_size != 8 && s->elem_size <= MIN_HEADER_SIZE; }
+
 static inline uint64_t scan_size(const pymem_heap *h, const mspan *s, uint64_t size, uint32_t type) {
     if (s->span_class & 1) return 0;
-    return s->elem_size == 8 || s->elem_size > MIN_HEADER_SIZE ? s->elem_size : type_scan_size(h, type, size);
+    return scan_by_type(s) ? type_scan_size(h, type, size) : s->elem_size;
 }
 
 /* ---- one small object ---- */
@@ -236,13 +238,16 @@ typedef struct {
     uint64_t next, end, step; /* address of the next object, of the one after the last; bytes a slot */
     uint32_t *types;          /* where next's type goes; NULL while the span has no table */
     mspan *span;              /* NULL: the run is closed, next == end */
+    uint64_t scan;            /* bytes up to the last pointers of what it gave, where types tell */
     uint32_t first;           /* slot it began with */
     uint32_t slots;
+    bool by_type; /* scan is counted object by object */
 } slot_run;
 
-static void run_close(pymem_heap *h, slot_run *r) {
+static void run_close(pymem_heap *h, proc *p, slot_run *r) {
     if (!r->span) return;
     uint32_t used = span_slot_of(r->span, r->next) - r->first;
+    if (!(r->span->span_class & 1)) p->cache->scan_alloc += r->by_type ? r->scan : used * r->step;
     if (used) r->span->freeindex = (uint16_t)(r->first + used);
     r->span->alloc_count = (uint16_t)(r->span->alloc_count + used);
     spend(h, used, used * r->step);
@@ -263,21 +268,22 @@ static int run_open(pymem_heap *h, proc *p, slot_run *r, uint32_t span_class, ui
                     .types = s->types ? s->types + i : NULL,
                     .span = s,
                     .first = i,
-                    .slots = slots};
+                    .slots = slots,
+                    .by_type = !(span_class & 1) && scan_by_type(s)};
     return PYMEM_OK;
 }
 
 static inline int run_malloc(pymem_heap *h, proc *p, slot_run *r, uint32_t span_class, uint64_t size, uint32_t type,
                              uint64_t *addr) {
     if (__builtin_expect(r->next == r->end || (type && !r->types), 0)) {
-        run_close(h, r);
+        run_close(h, p, r);
         int rc = run_open(h, p, r, span_class, type);
         if (rc) return rc;
     }
     *addr = r->next;
     r->next += r->step;
     if (r->types) *r->types++ = type;
-    if (!(span_class & 1)) p->cache->scan_alloc += scan_size(h, r->span, size, type);
+    if (r->by_type) r->scan += type_scan_size(h, type, size);
     return PYMEM_OK;
 }
 
@@ -288,7 +294,7 @@ static inline int runs_malloc(pymem_heap *h, proc *p, slot_run *runs, const size
         bool joined = tiny_join(p->cache, size, addr);
         spend(h, 1, joined ? 0 : TINY_SIZE);
         if (joined) return PYMEM_OK;
-        run_close(h, &runs[TINY_SPAN_CLASS]);
+        run_close(h, p, &runs[TINY_SPAN_CLASS]);
         return tiny_open(h, p, size, type, addr);
     }
     uint32_t span_class = small_span_class(t, slot_request(size, noscan), noscan);
@@ -325,7 +331,7 @@ int heap_malloc_each(pymem_heap *h, proc *p, const uint64_t *sizes, const uint8_
         rc = runs_malloc(h, p, runs, t, sizes[i], noscan ? noscan[i] : noscan_all, types ? types[i] : 0, &addrs[i]);
         if (rc) break;
     }
-    for (uint32_t c = 0; c < NUM_SPAN_CLASSES; c++) run_close(h, &runs[c]);
+    for (uint32_t c = 0; c < NUM_SPAN_CLASSES; c++) run_close(h, p, &runs[c]);
     *done = i;
     return rc;
 }
@@ -348,9 +354,9 @@ static int fill_runs(pymem_heap *h, proc *p, uint32_t span_class, uint64_t size,
         int rc = run_open(h, p, &r, span_class, type);
         if (rc) return rc;
         uint64_t used = run_fill(&r, type, h->stop_due ? 1 : n - *done, addrs + *done);
-        p->cache->scan_alloc += used * scan_size(h, r.span, size, type);
+        if (r.by_type) r.scan = used * type_scan_size(h, type, size);
         *done += used;
-        run_close(h, &r);
+        run_close(h, p, &r);
     }
     return PYMEM_OK;
 }
