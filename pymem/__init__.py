@@ -19,7 +19,7 @@ from pymem.errors import (
 
 if TYPE_CHECKING:
     from pymem import debug, metrics, types
-    from pymem.gc.cycle import GCResult
+    from pymem.gc.events import GCResult
     from pymem.gotypes import GoType
     from pymem.inspect import GoObject, Span
     from pymem.malloc import ZERO_BASE
@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 _LATER = {
-    "GCResult": "pymem.gc.cycle",
+    "GCResult": "pymem.gc.events",
     "GoType": "pymem.gotypes",
     "GoObject": "pymem.inspect",
     "Span": "pymem.inspect",

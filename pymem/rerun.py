@@ -153,7 +153,7 @@ class _Program:
         self._scale = time_scale
         self._time = calibration.time if calibration else None
         if self._time and procs == source.procs:
-            self.collector.slice_ns = max(1, int(self._time.slice_ns))
+            self.collector.turns.slice_ns = max(1, int(self._time.slice_ns))
         self._last: float | None = None
         self._begun = False
 

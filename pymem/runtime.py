@@ -15,7 +15,8 @@ from pymem.env import Settings, read_settings
 from pymem.errors import ConfigError
 from pymem.gc.compaction import Compactor, Moves
 from pymem.gc.costs import Costs
-from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS, Collector, GCEvent, GCResult, Liveness
+from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS, Collector, Liveness
+from pymem.gc.events import GCEvent, GCResult
 from pymem.gc.gonumbers import MAX_INT64
 from pymem.gc.pacer import GoPacer
 from pymem.gc.state import GCStats

@@ -157,14 +157,14 @@ _PERHAPS: dict[str, type[Any]] = {
     "cycle_end": CycleEnd,
     "due_ns": int,
     "_slept_from": int,
-    "_pins": int,
+    "_id": int,
     "compaction": Compaction,  # always None: with a compactor there is no snapshot
 }
 """Of the fields that may be None: what else they are."""
 _NOT_STATE = {"_costs", "_gomaxprocs", "_heap", "_info", "_out", "_scavenge", "_should_stop"}
 """Fields that lead to what is told elsewhere, or hold nothing between calls."""
-_COLLECTOR = ("busy", "slice_ns", "_busy_proc", "_last_heap_in_use", "_pins", "_program_ns", "_slice_end",
-              "_sweep_owed", "_swept", "_worker_runs", "clock", "limiter", "scavenger")  # fmt: skip
+_COLLECTOR = ("busy", "_busy_proc", "_last_heap_in_use", "_pins", "_program_ns", "clock", "limiter", "scavenger",
+              "sweeper", "turns")  # fmt: skip
 
 
 def _names(cls: type[Any]) -> list[str]:

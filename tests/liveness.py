@@ -36,7 +36,7 @@ import pymem
 from pymem._arrays import pointer
 from pymem._native import ffi, lib
 from pymem.gc.costs import Costs
-from pymem.gc.cycle import GCEvent, GCPhase
+from pymem.gc.events import GCEvent, GCPhase
 
 _WIDE = 40_000
 """Globals in a large set: more than are scanned in one go."""

@@ -20,7 +20,7 @@ from pymem._native import lib
 from pymem.errors import AddressError, ConfigError
 from pymem.gc.compaction import Compaction, Compactor, Moves
 from pymem.gc.costs import Costs
-from pymem.gc.cycle import GCEvent, GCPhase
+from pymem.gc.events import GCEvent, GCPhase
 from pymem.layout import Type
 
 NODE = types.struct("Node", left=types.ptr("Node"), right=types.ptr("Node"), key=types.int64)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import pymem
 from pymem.gc.costs import Costs
 from pymem.gc.cpu import Share, share_out
-from pymem.gc.cycle import GCEvent, GCPhase
+from pymem.gc.events import GCEvent, GCPhase
 from pymem.stats.gctrace import parse_gctrace
 
 MB = 1 << 20

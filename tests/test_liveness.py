@@ -14,7 +14,7 @@ from strategies import seeds
 import pymem
 from pymem import types
 from pymem.gc.costs import Costs
-from pymem.gc.cycle import GCEvent, GCPhase
+from pymem.gc.events import GCEvent, GCPhase
 
 STEPS = int(os.environ.get("PYMEM_LIVENESS_STEPS", "100000"))
 """Of all programs together."""

@@ -24,7 +24,7 @@ from pymem._heap import Heap
 from pymem._native import ffi, lib
 from pymem.env import read_settings
 from pymem.gc.controller import Controller, TriggerKind
-from pymem.gc.cycle import GCEvent
+from pymem.gc.events import GCEvent
 from pymem.snapshot import Snapshot
 
 _TRACE_ALL = {"GODEBUG": "gctrace=1,gcpacertrace=1,scavtrace=1"}
@@ -237,7 +237,7 @@ def test_fork_at_every_stage(liveness: str) -> None:
         elif k % 5 == 0:
             one._take(addrs)
         gc = one.rt._gc
-        stage = "mark" if gc._mark else "idle" if gc._swept else "sweep"
+        stage = "mark" if gc._mark else "idle" if gc.sweeper.done else "sweep"
         if stage in met and k % 10:
             continue
         met.add(stage)

@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Share", "share_out"]
+__all__ = ["TIME_SLICE", "Share", "Turns", "share_out"]
+
+TIME_SLICE = 10_000_000
+"""Nanoseconds that a goroutine runs before another gets its P. Go: forcePreemptNS."""
+_FRACTIONAL_SLACK = 1.2
+"""How far a fractional worker goes beyond its share of the time, so that it is not behind again at once."""
+_FOREVER = 1e18
 
 
 class Share(NamedTuple):
@@ -42,3 +48,43 @@ def share_out(procs: int, busy: int, *, dedicated: int, fractional: float, max_i
     idle = max(0, min(left, max_idle))
     speed = mutators * (1 - fractional) / busy if busy else 0.0
     return Share(dedicated, fractional * mutators, idle, left - idle, speed)
+
+
+class Turns:
+    """Who has the program's Ps while there is a fractional worker: they cannot both.
+
+    The worker waits until the goroutine on its P has had its time slice, and then keeps the P until it is 20 % ahead of
+    its share of all time since marking began. Go: findRunnableGCWorker, pollFractionalWorkerExit.
+    """
+
+    __slots__ = ("_slice_end", "_worker_runs", "slice_ns")
+
+    def __init__(self) -> None:
+        self.slice_ns = TIME_SLICE
+        """Nanoseconds that a goroutine of the program runs on, on average, when others wait; at most 10 ms."""
+        self._worker_runs = False
+        self._slice_end = 0  # when the goroutine that has the Ps will have had its time slice
+
+    def begin(self, now: int) -> None:
+        """Begin to mark. Slices are as old as the process."""
+        self._worker_runs, self._slice_end = False, (now // self.slice_ns + 1) * self.slice_ns
+
+    def turn(self, share: Share, now: int, *, goal: float, passed: int, worked: int) -> tuple[Share, float]:
+        """Return how the Ps are used now, and for how long at most, ns.
+
+        share: how they would be on average; goal: the worker's share of a P; passed: ns since marking began; worked:
+        those of them that fractional workers had, of all Ps.
+        """
+        if not share.fractional:
+            return share, _FOREVER
+        mutators = share.fractional / goal
+        if not self._worker_runs and now >= self._slice_end:
+            self._worker_runs = True
+        if self._worker_runs:
+            # It stops where worked / mutators + turn = ahead x (passed + turn).
+            ahead = _FRACTIONAL_SLACK * goal
+            turn = (ahead * passed - worked / mutators) / (1 - ahead)
+            if turn >= 1:
+                return share._replace(fractional=mutators, speed=0.0), turn
+            self._worker_runs, self._slice_end = False, now + self.slice_ns
+        return share._replace(fractional=0.0, speed=share.speed / (1 - goal)), max(self._slice_end - now, 1)

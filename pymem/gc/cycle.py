@@ -16,34 +16,35 @@ A cycle, as Go's mgc.go has it:
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pymem._arrays import addresses, pointer
 from pymem._native import ffi, lib
 from pymem.gc.clock import Clock
 from pymem.gc.controller import Debtor, TriggerKind
-from pymem.gc.cpu import Share, share_out
+from pymem.gc.cpu import TIME_SLICE, Share, Turns, share_out
+from pymem.gc.events import GCEvent, GCPhase, GCResult, Tally
 from pymem.gc.limiter import GCCPULimiter
 from pymem.gc.marking import GraphMark, Progress, RecordMark
+from pymem.gc.pins import Pins
 from pymem.gc.scavenger import Scavenger
 from pymem.gc.state import CycleRecord, GCStats
 from pymem.gc.steps import whole
+from pymem.gc.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pymem._arrays import UInt64s
     from pymem._heap import Heap
-    from pymem.gc.compaction import Compaction, Compactor, Moves
+    from pymem.gc.compaction import Compactor, Moves
     from pymem.gc.costs import Costs
     from pymem.gc.marking import Mark, RootNamer
     from pymem.gc.protocol import Pacer
-    from pymem.gc.scavenger import ScavengeTrace
     from pymem.stats.gctrace import Tracer
 
-__all__ = ["EMPTY_PROGRAM_GLOBALS", "Collector", "GCEvent", "GCPhase", "GCResult", "Liveness"]
+__all__ = ["EMPTY_PROGRAM_GLOBALS", "Collector", "Liveness"]
 
 Liveness = Literal["graph", "record"]
 
@@ -55,15 +56,9 @@ _FOREVER = 1e18
 """Nanoseconds."""
 _FORCE_PERIOD = 120 * 10**9
 """Nanoseconds without a cycle after which one is forced. Go: forcegcperiod."""
-_SLICE = 10_000_000
-"""Nanoseconds that a goroutine runs before another gets its P. Go: forcePreemptNS."""
-_FRACTIONAL_SLACK = 1.2
-"""How far a fractional worker goes beyond its share of the time, so that it is not behind again at once."""
 _NO_PROGRESS = Progress(0, 0, 0, 0.0, finished=False)
 _ROUNDING = 1e-3
 """Nanoseconds of the program's time that are nothing: what adding floats leaves over."""
-_SWEEP_BATCH = 10
-"""Spans that the background sweeper sweeps before it gives way, when the Ps are busy. Go: sweepBatchSize."""
 _MOST_CREDIT = 1 << 62
 """Bytes: where next to no work is left, a byte of it pays for more than there are numbers for."""
 _STRETCHES = 64
@@ -72,51 +67,6 @@ _MIN_STRETCH, _MAX_STRETCH = 16 << 10, 4 << 20
 """Bytes of allocation in a stretch."""
 _SWEEP_STRETCH = 1 << 20
 _IDLE_STRETCH = 256 << 20
-
-
-class GCPhase(StrEnum):
-    """What has just begun."""
-
-    SWEEP_TERMINATION = "sweep termination"
-    MARK = "mark"
-    MARK_TERMINATION = "mark termination"
-    COMPACTION = "compaction"
-    """Objects were moved, the world still stopped. Only where it is asked for: Go has no such phase."""
-    SWEEP = "sweep"
-    SWEPT = "swept"
-
-
-@dataclass(frozen=True, slots=True)
-class GCEvent:
-    """A step of a cycle, for observers."""
-
-    phase: GCPhase
-    cycle: int
-    """Its number, from 1."""
-    now: int
-    """Virtual time, ns since the process began."""
-    heap_live: int
-    """Bytes."""
-    moves: Moves | None = None
-    """COMPACTION: where everything went. Who holds addresses outside of roots and objects asks it for the new ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class GCResult:
-    """What one collection did."""
-
-    cycle: int
-    """Its number, from 1."""
-    marked_bytes: int
-    """Bytes of the slots that survived."""
-    freed_objects: int
-    """Slots freed; a tiny block is one, however many objects shared it."""
-    freed_bytes: int
-    swept_spans: int
-    freed_pages: int
-    """Pages of 8,192 bytes that went back to the page allocator."""
-    compaction: Compaction | None = None
-    """What moving objects did; its pages are among freed_pages."""
 
 
 class Collector:
@@ -168,26 +118,20 @@ class Collector:
         """Whether observers are being called: in the middle of a step."""
         self.busy = 1
         """Ps that the program keeps at work."""
-        self.slice_ns = _SLICE
-        """Nanoseconds that a goroutine of the program runs on, on average, when others wait; at most 10 ms."""
         self.record: CycleRecord | None = None
         """The cycle that is marking."""
         self._procs = procs
         self._mark: Mark | None = None
-        self._swept = True
-        self._worker_runs = False  # a fractional worker has the program's Ps
-        self._slice_end = 0  # when the goroutine that has them will have had its time slice
-        self._sweep_owed = 0.0  # spans that the background sweeper may sweep by now
+        self.sweeper = Sweeper(heap, costs)
+        self.turns = Turns()
         self._program_ns = 0.0  # charged, not yet passed
         self._work = (0, 0)  # objects and bytes charged so far
         self._pace = ffi.new("pymem_pace_info *")
         self._two = ffi.new("uint64_t[2]")
         self._busy_proc = procs[0] if procs else -1
         self._fresh: UInt64s | None = None
-        self._held: UInt64s | None = (
-            None  # addresses that a call under way still needs: compaction leaves them alone
-        )
-        self._pins: int | None = None  # root set of what a call has made and its caller does not hold yet
+        self._held: UInt64s | None = None  # what a call under way still needs: compaction leaves it alone
+        self._pins = Pins(heap)
         self.scavenger = Scavenger(heap, gomaxprocs=lambda: self.clock.procs, costs=costs)
         self._last_heap_in_use = 0  # bytes, when the last cycle ended
         heap.on_stop = self.stopped
@@ -203,7 +147,7 @@ class Collector:
     def commit(self) -> None:
         """Take over the pacer's settings. Go: gcControllerCommit."""
         self._sync()
-        self.pacer.commit(self._swept)
+        self.pacer.commit(self.sweeper.done)
         if self._mark:
             self.pacer.revise()
         else:
@@ -290,10 +234,10 @@ class Collector:
             quantum = min(max(room // _STRETCHES, _MIN_STRETCH), _MAX_STRETCH)
         elif not self.off:
             live = min(self.pacer.trigger()[0], _NEVER)
-            quantum = _IDLE_STRETCH if self._swept else _SWEEP_STRETCH
+            quantum = _IDLE_STRETCH if self.sweeper.done else _SWEEP_STRETCH
             if self.pacer.memory_limit < _NO_QUANTUM:  # the goal moves with what is mapped
                 quantum = min(quantum, max((live - self.pacer.heap_live) // _STRETCHES, _MIN_STRETCH))
-        elif not self._swept:
+        elif not self.sweeper.done:
             quantum = _SWEEP_STRETCH
         self.heap.armed = quantum < _NO_QUANTUM
         self.heap.call(lib.pymem_set_stops, live, quantum)
@@ -327,32 +271,22 @@ class Collector:
         return left if left > _ROUNDING else 0.0
 
     def _turn(self) -> tuple[Share, float]:
-        """Return who has the Ps now, and for how long at most, ns.
-
-        A fractional worker waits until its P's goroutine has had its time slice, and then keeps the P until it is 20 %
-        ahead of its share of all time since marking began. Go: findRunnableGCWorker, pollFractionalWorkerExit.
-        """
-        share, now = self._share(), self.clock.now
-        if not share.fractional:
-            return share, _FOREVER
-        mutators = share.fractional / self.pacer.fractional_utilization_goal
-        if self._worker_runs:
-            ahead = _FRACTIONAL_SLACK * self.pacer.fractional_utilization_goal
-            passed, own = now - self.pacer.mark_start_time, self.pacer.fractional_mark_time / mutators
-            turn = (ahead * passed - own) / (1 - ahead)
-            if turn >= 1:
-                return share._replace(fractional=mutators, speed=0.0), turn
-            self._worker_runs, self._slice_end = False, now + self.slice_ns
-        elif now >= self._slice_end:
-            self._worker_runs = True
-            return self._turn()
-        return share._replace(fractional=0.0, speed=mutators / self.busy), max(self._slice_end - now, 1)
+        """Return who has the Ps now, and for how long at most, ns."""
+        pacer, now = self.pacer, self.clock.now
+        return self.turns.turn(
+            self._share(),
+            now,
+            goal=pacer.fractional_utilization_goal,
+            passed=now - pacer.mark_start_time,
+            worked=pacer.fractional_mark_time,
+        )
 
     def _idle(self, ns: float) -> None:
         """Let time pass between cycles: whatever sweeps and scavenges in the background does so."""
-        self._pass(ns, unused=max(0, self.clock.procs - self.busy))
-        if not self._swept:
-            self._sweep_background(ns)
+        unused = max(0, self.clock.procs - self.busy)
+        self._pass(ns, unused=unused)
+        if not self.sweeper.done and self.sweeper.advance(self._proc, ns, idle=unused > 0):
+            self._swept_all()
 
     def _pass(self, ns: float, *, unused: float) -> int:
         whole = self.clock.pass_time(ns, unused=unused)
@@ -372,7 +306,7 @@ class Collector:
         """Let the background scavenger do what it is due to; it has a processor of its own, or nearly none."""
         due = self.scavenger.due_ns
         if due is not None and due <= self.clock.now:
-            self.scavenger.step(self.clock.now, max(passed, _SLICE))
+            self.scavenger.step(self.clock.now, max(passed, TIME_SLICE))
 
     def _deadline_reached(self) -> bool:
         last = self.stats.last_gc_ns
@@ -403,7 +337,7 @@ class Collector:
         self.scavenger.wake(self.clock.now)
         by_record = self.liveness == "record" if by_record is None else by_record
         mark = self._start_mark(by_record, assists=kind != TriggerKind.CYCLE)
-        self._swept = True
+        self.sweeper.done = True
         self._sync()
         self._start_pacer(kind, cycle)
         self._stop_world(self.costs.stop_ns, cycle)
@@ -411,7 +345,7 @@ class Collector:
         pacer.blacken_enabled = True
         self.limiter.finish_gc_transition(self.clock.now)
         cycle.mark_ns = self.clock.now
-        self._worker_runs, self._slice_end = False, (cycle.mark_ns // self.slice_ns + 1) * self.slice_ns
+        self.turns.begin(cycle.mark_ns)
         self.record = cycle
         if self._tracer:
             self._tracer.mark_started(cycle)
@@ -425,28 +359,13 @@ class Collector:
             heap.call(lib.pymem_mark_start, assists)
             return RecordMark(heap, self.costs, self._globals)
         try:
-            self._pin()
+            self._pins.hold(self._fresh)
             heap.call(lib.pymem_gc_begin, self._proc)
             heap.call(lib.pymem_mark_start_graph, assists)
         except BaseException:
-            self._unpin()
+            self._pins.release()
             raise
         return GraphMark(heap, self.costs, self._globals)
-
-    def _pin(self) -> None:
-        """Make roots of the objects that only the allocator's caller could name yet."""
-        if self._fresh is None or not len(self._fresh):
-            return
-        out = ffi.new("uint32_t *")
-        self.heap.call(lib.pymem_roots_new, lib.PYMEM_ROOTS_HELD, out)
-        self._pins = int(out[0])
-        self.heap.call(lib.pymem_roots_resize, self._pins, len(self._fresh))
-        self.heap.call(lib.pymem_roots_set, self._pins, 0, pointer("uint64_t", self._fresh), len(self._fresh))
-
-    def _unpin(self) -> None:
-        if self._pins is not None:
-            self.heap.call(lib.pymem_roots_free, self._pins)
-            self._pins = None
 
     def _start_pacer(self, kind: TriggerKind, cycle: CycleRecord) -> None:
         pacer, now = self.pacer, self.clock.now
@@ -559,15 +478,15 @@ class Collector:
         pacer.end_cycle(cycle.term_ns, self.clock.procs)
         self._mark, self.record = None, None
         heap.call(lib.pymem_mark_stop)
-        self._unpin()
+        self._pins.release()
         heap.call(lib.pymem_gc_flip)
-        self._swept = False
+        self.sweeper.done = False
         self._compact(cycle)
         self._enter(cycle)
         heap.call(lib.pymem_gc_end, self._proc, cycle.forced)
         self._flush()
         self._tell(GCPhase.SWEEP, cycle)
-        if self._swept:
+        if self.sweeper.done:
             self._swept_all()
 
     def _compact(self, cycle: CycleRecord) -> None:
@@ -576,7 +495,7 @@ class Collector:
             return
         with suppress(MemoryError):
             self._flush()
-            swept_ns = self._sweep(_NEVER) * self.costs.sweep_span_ns
+            swept_ns = self.sweeper.finish(self._proc)
             held = [array for array in (self._fresh, self._held) if array is not None]
             moved = self.compactor.run(self._proc, held)
             work = self.pacer.heap_scan_work + self.pacer.stack_scan_work + self.pacer.globals_scan_work
@@ -590,7 +509,9 @@ class Collector:
         pacer = self.pacer
         totals = ffi.new("pymem_mark_totals *")
         self.heap.call(lib.pymem_mark_get, totals)
-        self._describe(cycle, int(totals.bytes_marked))
+        cycle.learn(pacer, int(totals.bytes_marked))
+        if self._tracer:
+            self._tracer.mark_ended(cycle)
         pacer.reset_live(cycle.heap2)
         pacer.commit(False)
         self._sync()
@@ -611,21 +532,6 @@ class Collector:
         self.stats.limiter_last_enabled = self.limiter.last_enabled_cycle
         self.report()
 
-    def _describe(self, cycle: CycleRecord, marked: int) -> None:
-        pacer = self.pacer
-        cycle.heap2, cycle.goal = marked, pacer.last_heap_goal
-        cycle.heap_scan_work = pacer.heap_scan_work
-        cycle.stack_scan_work = cycle.stack_bytes = pacer.stack_scan_work
-        cycle.globals_scan_work = pacer.globals_scan_work
-        cycle.globals_bytes = pacer.globals_scan
-        cycle.assist_ns = pacer.assist_time
-        cycle.dedicated_ns, cycle.fractional_ns = pacer.dedicated_mark_time, pacer.fractional_mark_time
-        cycle.idle_ns = pacer.idle_mark_time
-        learned = getattr(pacer, "cycle_end", None)
-        cycle.utilization = learned.utilization if learned else 0.0
-        if self._tracer:
-            self._tracer.mark_ended(cycle)
-
     def _flush(self) -> None:
         """Every P gives back its caches; idle ones their pages too. Go: gcMarkTermination, prepareForSweep."""
         for proc in self._procs:
@@ -639,47 +545,19 @@ class Collector:
     def _pace_sweeper(self) -> None:
         self.heap.call(lib.pymem_pace_sweeper, min(self.pacer.trigger()[0], _NEVER))
 
-    def _sweep_background(self, ns: float) -> None:
-        """Sweep as far as time allows: all the time on a P that is idle, else a few spans whenever its turn comes."""
-        if self.clock.procs > self.busy:
-            self._sweep_owed += ns / max(self.costs.sweep_span_ns, 1.0)
-        else:
-            self._sweep_owed += ns * _SWEEP_BATCH / _SLICE
-        most = int(self._sweep_owed)
-        self._sweep_owed -= most
-        if most and self._sweep(most) < most:
-            self._swept_all()
-
-    def _sweep(self, most: int) -> int:
-        self.heap.call(lib.pymem_sweep_some, self._proc, most, self._two)
-        return int(self._two[0])
-
     def _finish_sweep(self) -> None:
         """Sweep the rest, the program waiting for it."""
-        if self._swept:
+        if self.sweeper.done:
             return
-        spans = self._sweep(_NEVER)
-        self._pass(spans * self.costs.sweep_span_ns, unused=max(0, self.clock.procs - 1))
+        self._pass(self.sweeper.finish(self._proc), unused=max(0, self.clock.procs - 1))
         self._swept_all()
 
     def _swept_all(self) -> None:
-        self._swept, self._sweep_owed = True, 0.0
+        self.sweeper.rest()
         self.scavenger.wake(self.clock.now)
         if self._tracer:
-            self._tell_scavenged(self.scavenger.trace())
+            self._tracer.scavenged(**asdict(self.scavenger.trace()))
         self._tell(GCPhase.SWEPT, None)
-
-    def _tell_scavenged(self, line: ScavengeTrace) -> None:
-        assert self._tracer
-        self._tracer.scavenged(
-            background=line.background,
-            eager=line.eager,
-            released=line.released,
-            in_use=line.in_use,
-            free=line.free,
-            forced=line.forced,
-            controller_reset=line.controller_reset,
-        )
 
     # ---- giving back ----
 
@@ -697,7 +575,7 @@ class Collector:
         self.gc(proc)
         work = self.scavenger.scavenge_all()
         if self._tracer:
-            self._tell_scavenged(self.scavenger.forced_trace(work))
+            self._tracer.scavenged(**asdict(self.scavenger.forced_trace(work)))
         self.charge(work.ns)
         self.settle()
 
@@ -711,21 +589,21 @@ class Collector:
             self.settle()
             self.finish_mark()
             self._finish_sweep()
-            before = self._tally()
+            before = Tally.of(self.heap)
             self.start(TriggerKind.CYCLE, by_record=by_record, forced=True)
             self.finish_mark()
             self._finish_sweep()
         finally:
             self.arm()
-        after = self._tally()
+        after = Tally.of(self.heap)
         return GCResult(
-            compaction=self.stats.cycles[-1].compaction,
             cycle=self.stats.num_gc,
             marked_bytes=self.pacer.heap_marked,
             freed_objects=after.frees - before.frees,
             freed_bytes=after.freed - before.freed,
             swept_spans=before.spans,
             freed_pages=before.pages - after.pages,
+            compaction=self.stats.cycles[-1].compaction,
         )
 
     @whole
@@ -774,7 +652,7 @@ class Collector:
         self.limiter.start_gc_transition(False, self.clock.now)
         cycle.term_ns, cycle.heap1 = self.clock.now, heap0
         pacer.end_cycle(self.clock.now, procs)
-        self._swept = True
+        self.sweeper.done = True
         self._compact(cycle)
         self._enter(cycle)
         self._tell(GCPhase.SWEPT, cycle)
@@ -801,22 +679,12 @@ class Collector:
         )
         pacer.total_alloc, pacer.total_free = now.total_alloc, now.total_alloc - now.heap_alloc
         pacer.mapped_ready = now.mapped_ready
-        self._swept = bool(now.sweep_done)
+        self.sweeper.done = bool(now.sweep_done)
 
     def _tell_goal(self) -> None:
         """MemStats shows the goal."""
         goal = min(self.pacer.heap_goal(), _NEVER)
         self.heap.call(lib.pymem_set_goal, goal, _NO_QUANTUM, self.pacer.heap_marked)
-
-    def _tally(self) -> _Tally:
-        now = self._pace
-        self.heap.call(lib.pymem_read_pace, now)
-        return _Tally(
-            int(now.frees),
-            int(now.total_alloc - now.heap_alloc),
-            int(now.pages_in_use),
-            int(now.object_spans),
-        )
 
     def _tell(self, phase: GCPhase, cycle: CycleRecord | None, moves: Moves | None = None) -> None:
         if self.observers:
@@ -828,11 +696,3 @@ class Collector:
                     observer(event)
             finally:
                 self.telling = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Tally:
-    frees: int
-    freed: int
-    pages: int
-    spans: int

@@ -13,6 +13,7 @@ from pymem.gc.histogram import TimeHistogram
 
 if TYPE_CHECKING:
     from pymem.gc.compaction import Compaction
+    from pymem.gc.protocol import Pacer
 
 __all__ = ["PAUSES_KEPT", "CPUStats", "CycleRecord", "GCStats"]
 
@@ -93,6 +94,19 @@ class CycleRecord:
 
     compaction: Compaction | None = None
     """What moving objects did, where the runtime was made with compaction. Go never does it."""
+
+    def learn(self, pacer: Pacer, marked: int) -> None:
+        """Take from the pacer what the mark came to. marked: bytes."""
+        self.heap2, self.goal = marked, pacer.last_heap_goal
+        self.heap_scan_work = pacer.heap_scan_work
+        self.stack_scan_work = self.stack_bytes = pacer.stack_scan_work
+        self.globals_scan_work = pacer.globals_scan_work
+        self.globals_bytes = pacer.globals_scan
+        self.assist_ns = pacer.assist_time
+        self.dedicated_ns, self.fractional_ns = pacer.dedicated_mark_time, pacer.fractional_mark_time
+        self.idle_ns = pacer.idle_mark_time
+        learned = getattr(pacer, "cycle_end", None)
+        self.utilization = learned.utilization if learned else 0.0
 
 
 @dataclass(slots=True)

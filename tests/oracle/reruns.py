@@ -16,7 +16,6 @@ import resource
 import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,6 @@ PROCS = (1, 2)
 GOGC = (50, 100, 200, 400)
 RECORDED_AT = 20
 """GOGC of the recordings: the more cycles, the better are deaths dated."""
-RECORDINGS = 5
 RUNS = 10
 FIGURES = ("num_gc", "peak", "marked_mb", "gc_cpu_ms", "mark_ms", "cpu_s")
 
@@ -92,16 +90,8 @@ class Programs:
         return done.stderr
 
     def record(self, name: str, *, procs: int, output: Path, gogc: int | str = RECORDED_AT) -> Path:
-        """Record a program some times, and return the trace of the quickest run: the one least disturbed by others."""
-        least, trial = float("inf"), output.with_suffix(".trial")
-        for _ in range(RECORDINGS):
-            started = time.perf_counter()
-            self.run(name, procs=procs, gogc=gogc, trace=trial, debug="traceallocfree=1")
-            took = time.perf_counter() - started
-            if took < least:
-                least = took
-                trial.replace(output)
-        trial.unlink(missing_ok=True)
+        """Record a program, once, as a user would, and return the trace."""
+        self.run(name, procs=procs, gogc=gogc, trace=output, debug="traceallocfree=1")
         return output
 
     def measure(self, name: str, *, procs: int, gogc: int | str) -> dict[str, float]:

@@ -1,0 +1,83 @@
+"""What the collector tells: the steps of a cycle as they begin, and what one collection has done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from pymem._native import ffi, lib
+
+if TYPE_CHECKING:
+    from pymem._heap import Heap
+    from pymem.gc.compaction import Compaction, Moves
+
+__all__ = ["GCEvent", "GCPhase", "GCResult", "Tally"]
+
+
+class GCPhase(StrEnum):
+    """What has just begun."""
+
+    SWEEP_TERMINATION = "sweep termination"
+    MARK = "mark"
+    MARK_TERMINATION = "mark termination"
+    COMPACTION = "compaction"
+    """Objects were moved, the world still stopped. Only where it is asked for: Go has no such phase."""
+    SWEEP = "sweep"
+    SWEPT = "swept"
+
+
+@dataclass(frozen=True, slots=True)
+class GCEvent:
+    """A step of a cycle, for observers."""
+
+    phase: GCPhase
+    cycle: int
+    """Its number, from 1."""
+    now: int
+    """Virtual time, ns since the process began."""
+    heap_live: int
+    """Bytes."""
+    moves: Moves | None = None
+    """COMPACTION: where everything went. Who holds addresses outside of roots and objects asks it for the new ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class GCResult:
+    """What one collection did."""
+
+    cycle: int
+    """Its number, from 1."""
+    marked_bytes: int
+    """Bytes of the slots that survived."""
+    freed_objects: int
+    """Slots freed; a tiny block is one, however many objects shared it."""
+    freed_bytes: int
+    swept_spans: int
+    freed_pages: int
+    """Pages of 8,192 bytes that went back to the page allocator."""
+    compaction: Compaction | None = None
+    """What moving objects did; its pages are among freed_pages."""
+
+
+class Tally(NamedTuple):
+    """What a heap has come to: two of them tell what a collection between them did."""
+
+    frees: int
+    freed: int
+    """Bytes."""
+    pages: int
+    """In use."""
+    spans: int
+
+    @classmethod
+    def of(cls, heap: Heap) -> Self:
+        """Ask a heap."""
+        now = ffi.new("pymem_pace_info *")
+        heap.call(lib.pymem_read_pace, now)
+        return cls(
+            int(now.frees),
+            int(now.total_alloc - now.heap_alloc),
+            int(now.pages_in_use),
+            int(now.object_spans),
+        )
