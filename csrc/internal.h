@@ -215,6 +215,16 @@ typedef struct {
 
 enum { PAGE_BIT_WORDS = 16, HEAP_BITS_WORDS = PAGE_SIZE / 64 / 8 };
 
+/* What a batch of stores knows of a page: the slots of its span below the first free one live for sure, all of them.
+ * Nothing dies during a batch, so a page is looked at once in it. Writer: mwbbuf.c */
+typedef struct {
+    uint64_t batch;        /* the batch that this was noted in */
+    uint64_t first;        /* bytes from the first arena to the span */
+    uint32_t living;       /* bytes of those slots; 0: the span is to be asked about each */
+    uint32_t size, magic;  /* bytes a slot; the span's div_magic */
+    uint16_t header, pair; /* bytes in front of an object; 1: each word of mark bits is followed by one of grey bits */
+} sure_page;
+
 /* Object memory and the tables beside it, an entry a page; one reservation, made at first use. */
 typedef struct {
     char *base;      /* what lies at the first arena's address */
@@ -224,8 +234,7 @@ typedef struct {
      * All zero unless marking by graph. */
     uint64_t (*bits)[PAGE_BIT_WORDS];
     uint64_t *mask; /* pointer bits of each object of the page, where all have the same */
-    uint64_t
-        *sure; /* batch << 16 | slots, from the first of the span on, that lived for sure in that batch of stores */
+    sure_page *sure;
     uint16_t *info; /* PAGE_NONE, PAGE_MANUAL or span class + PAGE_CLASS; small: | pages from the span's base << 8 */
     uint8_t *state; /* enum page_state */
     uint64_t batch; /* of stores, the last one */
@@ -509,8 +518,7 @@ char *memory_at(const pymem_heap *h, uint64_t addr);
 uint64_t *memory_heap_bits(const object_memory *m, uint64_t page, uint64_t elem_size); /* HEAP_BITS_WORDS of them */
 bool memory_is_target(const pymem_heap *h, uint64_t addr);
 int memory_bytes(pymem_heap *h, uint64_t addr, uint64_t size, char **out);
-int memory_store(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, const uint64_t *targets, uint64_t n,
-                 uint64_t *done);
+int memory_word(pymem_heap *h, uint64_t object, uint64_t offset, uint64_t **word);
 int memory_load(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, uint64_t n, uint64_t *out,
                 uint64_t *done);
 
@@ -520,10 +528,14 @@ void mark_graph_start(pymem_heap *h);
 int mark_graph_drain(pymem_heap *h, int64_t budget, pymem_mark_progress *out);
 int mark_graph_stop(pymem_heap *h);
 void mark_release(pymem_heap *h);
-void mark_new_object(pymem_heap *h, mspan *s, uint32_t slot); /* black */
-void mark_barrier(pymem_heap *h, uint64_t old, uint64_t target);
+void mark_new_object(pymem_heap *h, mspan *s, uint32_t slot);      /* black */
+void mark_shade(pymem_heap *h, const uint64_t *addrs, uint64_t n); /* white becomes grey; 0 is nothing */
 bool mark_is_idle(const pymem_heap *h);
 bool mark_is_marked(const pymem_heap *h, const mspan *s, uint32_t slot);
+
+/* ---- mwbbuf.c: stores, and the write barrier's buffer ---- */
+int memory_store(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, const uint64_t *targets, uint64_t n,
+                 uint64_t *done);
 
 /* ---- snapmark.c ---- */
 void mark_stream(pymem_heap *h, stream *s); /* all that a mark under way knows, but for the pages' bits */

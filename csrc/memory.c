@@ -6,7 +6,7 @@
 #include <string.h>
 #include "internal.h"
 
-enum { INLINE_MARKS_BYTES = 128, HEAP_BITS_BYTES = PAGE_SIZE / 64, MAX_TYPES = 1 << 24, STORES_AHEAD = 16 };
+enum { INLINE_MARKS_BYTES = 128, HEAP_BITS_BYTES = PAGE_SIZE / 64, MAX_TYPES = 1 << 24 };
 
 /* The most that one heap reserves: some hundreds of heaps fit the address space of a process. */
 #define MAX_RESERVED (1ull << 38)
@@ -24,7 +24,7 @@ static void lay_out(object_memory *m, char *reserved) {
     m->base = reserved;
     m->bits = (void *)(reserved + (m->pages << PAGE_SHIFT));
     m->mask = (uint64_t *)(m->bits + m->pages);
-    m->sure = m->mask + m->pages;
+    m->sure = (sure_page *)(m->mask + m->pages);
     m->info = (uint16_t *)(m->sure + m->pages);
     m->state = (uint8_t *)(m->info + m->pages);
 }
@@ -251,7 +251,7 @@ int memory_type_add(pymem_heap *h, uint32_t id, uint64_t size, uint64_t ptrdata,
     return !known || same ? PYMEM_OK : fail(h, PYMEM_EINVAL, "type %u is known with another pointer map", id);
 }
 
-/* ---- stores and loads ---- */
+/* ---- what may be pointed to, written and read ---- */
 
 /* A living object that holds addr: its slot, and where the object begins and the slot ends. */
 static bool living_slot(const pymem_heap *h, uint64_t addr, uint64_t *end) {
@@ -286,148 +286,13 @@ int memory_bytes(pymem_heap *h, uint64_t addr, uint64_t size, char **out) {
     return PYMEM_OK;
 }
 
-static int word_at(pymem_heap *h, uint64_t object, uint64_t offset, uint64_t **word) {
+int memory_word(pymem_heap *h, uint64_t object, uint64_t offset, uint64_t **word) {
     char *p;
-    if (offset % 8 || offset > h->config.address_space)
-        return fail(h, PYMEM_EADDRESS, "offset %llu: pointers are kept at multiples of 8", (ull)offset);
+    if ((object | offset) % 8 || offset > h->config.address_space)
+        return fail(h, PYMEM_EADDRESS, "offset %llu from 0x%llx: pointers are kept at multiples of 8", (ull)offset,
+                    (ull)object);
     int rc = memory_bytes(h, object, offset + 8, &p);
     if (!rc) *word = (uint64_t *)(p + offset);
-    return rc;
-}
-
-/* The slots of a span that live for sure, whichever they are: neighbours in a batch mostly share a span. */
-typedef struct {
-    uint64_t first, bytes; /* of the slots below the first free one */
-    uint64_t elem_size, header;
-    uint64_t magic;
-    const uint64_t *marks;
-    uint32_t paired; /* 1: each word of marks is followed by one of grey bits */
-} known_span;
-
-static void know_marks(const object_memory *m, uint64_t page, known_span *k) {
-    k->marks = m->bits[page];
-    k->paired = k->magic && k->elem_size >= 16 && k->elem_size <= MIN_HEADER_SIZE;
-}
-
-static inline bool is_marked(const known_span *k, uint64_t addr) {
-    uint64_t slot = (addr - k->first) * k->magic >> 32;
-    return k->marks[slot >> 6 << k->paired] >> (slot & 63) & 1;
-}
-
-static bool all_swept_live(const pymem_heap *h, const mspan *s) {
-    return s && s->state == SPAN_IN_USE && !s->dead_bits && !span_is_unswept(h, s);
-}
-
-static void know_span(const pymem_heap *h, uint64_t addr, known_span *k) {
-    const mspan *s = mheap_span_of(h, addr);
-    *k = (known_span){0};
-    if (!all_swept_live(h, s)) return;
-    *k = (known_span){
-        s->base, span_next_free(s) * s->elem_size, s->elem_size, span_object_addr(s, 0) - s->base, s->div_magic, NULL,
-        0};
-    know_marks(h->memory, page_of(h, s->base), k);
-}
-
-/* Whether bytes from addr on lie in one object of the span. */
-static inline bool is_known(const known_span *k, uint64_t addr, uint64_t bytes) {
-    uint64_t off = addr - k->first;
-    if (off >= k->bytes) return false;
-    uint64_t in_slot = off - (off * k->magic >> 32) * k->elem_size;
-    return in_slot >= k->header && bytes <= k->elem_size - in_slot;
-}
-
-/* Nothing dies during a batch, so a span is looked at once in it. A store to a near target takes 4 to 6 ns, while
- * marking too if the target is marked; to a random one 11 to 17, most of it for learning its page; a white target's
- * mark and its place in the queue, which marking is spared later, take 7 more. */
-static __attribute__((noinline)) uint64_t note_sure(const pymem_heap *h, uint64_t page) {
-    const mspan *s = span_at(h, page);
-    return h->memory->sure[page] = h->memory->batch << 16 | (all_swept_live(h, s) ? span_next_free(s) : 0);
-}
-
-/* The same for spans of small objects, from tables that are near: where targets lie anywhere, each lookup of a span
- * would be a cache miss. */
-static inline bool know_small(const pymem_heap *h, const size_classes *t, uint64_t addr, known_span *k) {
-    const object_memory *m = h->memory;
-    uint64_t page = (addr - h->config.arena_base) >> PAGE_SHIFT;
-    if (page >= h->cur_page || (m->info[page] & 255) < PAGE_CLASS + 2) return false;
-    uint32_t info = m->info[page], class = (info & 255) - PAGE_CLASS, size = t->size[class >> 1];
-    page -= info >> 8;
-    uint64_t sure = m->sure[page];
-    if (sure >> 16 != m->batch) sure = note_sure(h, page);
-    bool header = size > MIN_HEADER_SIZE && !(class & 1);
-    *k = (known_span){h->config.arena_base + (page << PAGE_SHIFT),
-                      (sure & 0xffff) * size,
-                      size,
-                      header ? MALLOC_HEADER : 0,
-                      t->div_magic[class >> 1],
-                      NULL,
-                      0};
-    know_marks(m, page, k);
-    return true;
-}
-
-static int store_one(pymem_heap *h, uint64_t object, uint64_t offset, uint64_t target) {
-    uint64_t *word;
-    int rc = word_at(h, object, offset, &word);
-    if (rc) return rc;
-    if (!memory_is_target(h, target))
-        return fail(h, PYMEM_EADDRESS, "0x%llx is no living object's address, so nothing may point there", (ull)target);
-    if (h->mark) mark_barrier(h, *word, target);
-    *word = target;
-    return PYMEM_OK;
-}
-
-/* What a later store of the batch will touch, in memory and, while marking, among the mark bits. */
-static inline void prefetch_store(const pymem_heap *h, uint64_t word, uint64_t target) {
-    const object_memory *m = h->memory;
-    __builtin_prefetch(m->base + (word - h->config.arena_base), 1);
-    uint64_t page = (target - h->config.arena_base) >> PAGE_SHIFT;
-    if (!h->mark || page >= h->cur_page) return;
-    __builtin_prefetch(&m->bits[page][0], 1);
-    __builtin_prefetch(&m->bits[page][8], 1);
-}
-
-typedef struct {
-    const size_classes *classes;
-    known_span from, to;
-    uint64_t scattered; /* spans change all the time: stores before this one ask for what later ones will touch */
-} store_batch;
-
-static __attribute__((noinline)) bool learn(const pymem_heap *h, store_batch *b, known_span *k, uint64_t addr,
-                                            uint64_t bytes, uint64_t i) {
-    if (addr - k->first < k->bytes) return false;
-    b->scattered = i + 2 * STORES_AHEAD;
-    if (!know_small(h, b->classes, addr, k)) know_span(h, addr, k);
-    return is_known(k, addr, bytes);
-}
-
-static inline bool store_known(pymem_heap *h, store_batch *b, uint64_t object, uint64_t offset, uint64_t target,
-                               uint64_t i) {
-    if (offset & 7 || offset >= h->config.address_space) return false;
-    if (!is_known(&b->from, object, offset + 8) && !learn(h, b, &b->from, object, offset + 8, i)) return false;
-    if (target && !is_known(&b->to, target, 1) && !learn(h, b, &b->to, target, 1, i)) return false;
-    uint64_t *word = (uint64_t *)(h->memory->base + (object + offset - h->config.arena_base));
-    if (h->mark && (*word || (target && !is_marked(&b->to, target)))) mark_barrier(h, *word, target);
-    *word = target;
-    return true;
-}
-
-int memory_store(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, const uint64_t *targets, uint64_t n,
-                 uint64_t *done) {
-    store_batch b = {.classes = size_classes_go()};
-    int rc = n ? memory_on(h) : PYMEM_OK;
-    uint64_t i = 0;
-    if (n && !rc) {
-        h->memory->batch++;
-        h->memory->points = true;
-    }
-    for (; i < n && !rc; i += !rc) {
-        uint64_t later = i + STORES_AHEAD < n ? i + STORES_AHEAD : i;
-        if (i < b.scattered) prefetch_store(h, objects[later] + offsets[later], targets[later]);
-        if (!store_known(h, &b, objects[i], offsets[i], targets[i], i))
-            rc = store_one(h, objects[i], offsets[i], targets[i]);
-    }
-    *done = i;
     return rc;
 }
 
@@ -435,7 +300,7 @@ int memory_load(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets,
                 uint64_t *done) {
     for (*done = 0; *done < n; ++*done) {
         uint64_t *word;
-        int rc = word_at(h, objects[*done], offsets[*done], &word);
+        int rc = memory_word(h, objects[*done], offsets[*done], &word);
         if (rc) return rc;
         out[*done] = *word;
     }

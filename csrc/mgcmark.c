@@ -465,14 +465,14 @@ int mark_graph_drain(pymem_heap *h, int64_t budget, pymem_mark_progress *out) {
 
 /* ---- the barrier, and objects born black ---- */
 
-/* What a store removes and what it adds become grey. Go keeps up to 512 of them in a buffer first. Go: wbBufFlush1 */
-void mark_barrier(pymem_heap *h, uint64_t old, uint64_t target) {
+/* What stores have removed and added, as mwbbuf.c has buffered it. Go: wbBufFlush1 */
+void mark_shade(pymem_heap *h, const uint64_t *addrs, uint64_t n) {
     graph_mark *g = h->mark;
     g->extent = h->cur_page << PAGE_SHIFT;
     black_count b = {0};
-    if (old) grey(h, g, old, &b);
-    if (target) grey(h, g, target, &b);
-    if (b.objects) count_blacks(g, b);
+    for (uint64_t i = 0; i < n; i++)
+        if (addrs[i]) grey(h, g, addrs[i], &b);
+    count_blacks(g, b);
 }
 
 uint64_t *mark_word(const object_memory *m, uint64_t page, const mspan *s, uint32_t slot) {

@@ -45,7 +45,8 @@ static int targets_check(pymem_heap *h, const uint64_t *addrs, uint64_t n) {
 static void roots_barrier(pymem_heap *h, const root_set *r, uint64_t first, const uint64_t *addrs, uint64_t n) {
     bool global = r->kind == PYMEM_ROOTS_GLOBALS;
     if (!h->mark || (!global && !r->scanned)) return;
-    for (uint64_t i = 0; i < n; i++) mark_barrier(h, global ? r->addrs[first + i] : 0, addrs ? addrs[i] : 0);
+    for (uint64_t i = 0; i < n; i++)
+        mark_shade(h, (uint64_t[]){global ? r->addrs[first + i] : 0, addrs ? addrs[i] : 0}, 2);
 }
 
 int roots_set(pymem_heap *h, uint32_t id, uint64_t first, const uint64_t *addrs, uint64_t n) {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -68,9 +68,21 @@ def _whole_numbers(values: Any, what: str, error: type[SizeError] | type[Address
         return np.empty(0, np.uint64)
     if array.dtype.kind not in "ui":
         raise error(f"{what}: give an array of integers, not of dtype {array.dtype}")
-    if array.dtype.kind == "i" and (array < 0).any():
+    if array.dtype.kind == "i" and array.min() < 0:
         raise error(f"{what}: element {int(np.argmax(array < 0))} is negative")
+    if array.dtype == np.int64:
+        array = array.view(np.uint64)  # no copy: none is negative
     return np.ascontiguousarray(array, np.uint64)
+
+
+def _is_column(values: Any) -> bool:
+    """Return whether the core can take an array as it is."""
+    return (
+        type(values) is np.ndarray
+        and values.dtype == np.uint64
+        and values.ndim == 1
+        and values.flags.c_contiguous
+    )
 
 
 def _mixed(values: Any, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -88,6 +100,8 @@ def sizes(values: Any) -> UInt64s:
 
 def addresses(values: Any) -> UInt64s:
     """Return an array of addresses; a lone one is an array of one, a set is in no order."""
+    if _is_column(values):
+        return cast("UInt64s", values)
     if isinstance(values, AbstractSet):
         values = list(values)
     elif isinstance(values, int | np.integer):

@@ -117,9 +117,9 @@ def _columns(objects: Any, *others: Any) -> tuple[UInt64s, ...]:
 
 
 def _column(values: Any, n: int) -> UInt64s:
-    column = addresses(values if np.ndim(values) else [byte_count(values, "number")])
-    if np.ndim(values) == 0:
-        return np.broadcast_to(column, n).copy()
+    if isinstance(values, int | np.integer) or np.ndim(values) == 0:
+        return np.full(n, byte_count(values, "number"), np.uint64)
+    column = addresses(values)
     if len(column) != n:
         raise SizeError(f"{n} objects, but {len(column)} offsets or targets: give as many, or one number")
     return column

@@ -1,0 +1,294 @@
+/* Stores of pointers, in batches, through the write barrier. Each store is checked: its word must lie in a living
+ * object, and so must its target, unless it is nil or no address of the heap's. Most objects live in spans whose first
+ * slots are all in use; what is known of such a span is kept in a table by page, so that a check reads one entry,
+ * wherever addresses lie. All others are looked up one by one.
+ *
+ * A block of stores is checked before it is done: neighbours in one span without a branch, some at a time where the
+ * processor can. A block that may hold a wrong store is gone through store by store, so all before that one are done
+ * and none after it. What a check says of a store holds whatever the stores before it do: they change no object's life.
+ *
+ * While marking, what a store removes and what it adds become grey. They are buffered first unless they are marked
+ * already: nothing looks at marks before the buffer is flushed, at the latest as the batch ends. Go: mwbbuf.go */
+#include <string.h>
+#include "internal.h"
+
+enum {
+    BUFFERED = 512, /* pointers, as in Go */
+    BLOCK = 16,
+};
+
+/* What a loop over a block's 16 stores is compiled together with. */
+#define INLINE inline __attribute__((always_inline))
+#define NOINLINE __attribute__((noinline))
+
+/* Compiled for AVX2, too, which checks four stores at a time; chosen as the library is loaded. */
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) &&                           \
+    !defined(__SANITIZE_ADDRESS__)
+#define CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
+#else
+#define CLONES
+#endif
+
+typedef unsigned long long ull;
+
+/* ---- what a batch knows of a page ---- */
+
+static bool all_swept_live(const pymem_heap *h, const mspan *s) {
+    return s && s->state == SPAN_IN_USE && !s->dead_bits && !span_is_unswept(h, s);
+}
+
+/* Spans of 4 GB are too large for an entry. */
+static NOINLINE void note_page(const pymem_heap *h, uint64_t page) {
+    const object_memory *m = h->memory;
+    const mspan *s = span_at(h, page);
+    m->sure[page] = (sure_page){.batch = m->batch};
+    if (!all_swept_live(h, s) || s->elem_size > UINT32_MAX) return;
+    m->sure[page] = (sure_page){
+        .batch = m->batch,
+        .first = s->base - h->config.arena_base,
+        .living = (uint32_t)(span_next_free(s) * s->elem_size),
+        .size = (uint32_t)s->elem_size,
+        .magic = s->div_magic,
+        .header = (uint16_t)(span_object_addr(s, 0) - s->base),
+        .pair = s->div_magic && s->elem_size >= 16 && s->elem_size <= MIN_HEADER_SIZE,
+    };
+}
+
+/* Copies of what every store reads, which a store through a pointer might have changed as far as the compiler sees. */
+typedef struct {
+    const pymem_heap *h;
+    char *base; /* + offset in the heap: its byte */
+    const sure_page *sure;
+    const uint64_t (*bits)[PAGE_BIT_WORDS];
+    uint64_t arena, extent, batch; /* extent: bytes from the first arena to where no page has been yet */
+} store_batch;
+
+typedef struct {
+    const uint64_t *objects, *offsets, *targets;
+} columns;
+
+static const sure_page unknown = {0};
+
+static inline const sure_page *page_at(const store_batch *b, uint64_t off) {
+    if (off >= b->extent) return &unknown;
+    const sure_page *s = &b->sure[off >> PAGE_SHIFT];
+    if (__builtin_expect(s->batch != b->batch, 0)) note_page(b->h, off >> PAGE_SHIFT);
+    return s;
+}
+
+static inline uint64_t slot_at(const sure_page *s, uint64_t off) { return (off - s->first) * s->magic >> 32; }
+
+/* ---- checking: true is certain, false says only that nothing is known ---- */
+
+static inline bool is_word(const store_batch *b, uint64_t object, uint64_t offset) {
+    uint64_t off = object - b->arena;
+    const sure_page *s = page_at(b, off);
+    if (off - s->first >= s->living || (object | offset) & 7) return false;
+    uint64_t in_slot = off - s->first - slot_at(s, off) * s->size;
+    return in_slot >= s->header && offset + 7 < s->size - in_slot; /* offset + 8 might be 0 */
+}
+
+static inline bool is_target(const store_batch *b, uint64_t target) {
+    uint64_t off = target - b->arena;
+    const sure_page *s = page_at(b, off);
+    if (off - s->first >= s->living) return !target;
+    return !s->header || off - s->first - slot_at(s, off) * s->size >= s->header;
+}
+
+/* The page where a column begins and ends, or an unknown one: neighbours mostly share a span. */
+static inline const sure_page *shared_page(const store_batch *b, const uint64_t *addrs, uint64_t n) {
+    uint64_t first = addrs[0] - b->arena, last = addrs[n - 1] - b->arena;
+    return first >> PAGE_SHIFT == last >> PAGE_SHIFT ? page_at(b, first) : &unknown;
+}
+
+/* Whether all words lie in the living objects of one span. The sign of a word tells that one of the differences or-ed
+ * into it was below 0; what is 2^63 or more shows its own. */
+static INLINE bool are_words(const sure_page *s, uint64_t arena, columns c, uint64_t n) {
+    uint64_t first = s->first + arena, last = s->living - 1ull, header = s->header, end = s->size - 8ull;
+    uint64_t wrong = 0, low = 0;
+    for (uint64_t k = 0; k < n; k++) {
+        uint64_t at = c.objects[k] - first, slot = (uint64_t)(uint32_t)at * s->magic >> 32;
+        uint64_t in_slot = at - slot * s->size, offset = c.offsets[k];
+        wrong |= at | (last - at) | (in_slot - header) | offset | (end - in_slot - offset);
+        low |= at | offset;
+    }
+    return s->living && !(wrong >> 63 | (low & 7));
+}
+
+static INLINE bool are_targets(const sure_page *s, uint64_t arena, const uint64_t *targets, uint64_t n) {
+    uint64_t first = s->first + arena, last = s->living - 1ull, wrong = 0;
+    for (uint64_t k = 0; k < n; k++) {
+        uint64_t at = targets[k] - first;
+        wrong |= at | (last - at);
+    }
+    return s->living && !s->header && !(wrong >> 63);
+}
+
+/* What the next block will write, where objects lie anywhere. For mark bits this was slower than to let a block's
+ * reads wait for each other's cache lines. */
+static INLINE void prefetch_words(const store_batch *b, columns c) {
+    for (uint64_t k = BLOCK; k < 2 * BLOCK; k++)
+        __builtin_prefetch(b->base + (c.objects[k] - b->arena + c.offsets[k]), 1);
+}
+
+static INLINE bool words_known(const store_batch *b, columns c, bool another) {
+    if (are_words(shared_page(b, c.objects, BLOCK), b->arena, c, BLOCK)) return true;
+    if (another) prefetch_words(b, c);
+    for (uint64_t k = 0; k < BLOCK; k++)
+        if (!is_word(b, c.objects[k], c.offsets[k])) return false;
+    return true;
+}
+
+/* *shared is unknown afterwards unless all lie in its span. */
+static INLINE bool targets_known(const store_batch *b, const uint64_t *targets, const sure_page **shared) {
+    if (are_targets(*shared, b->arena, targets, BLOCK)) return true;
+    *shared = &unknown;
+    for (uint64_t k = 0; k < BLOCK; k++)
+        if (!is_target(b, targets[k])) return false;
+    return true;
+}
+
+/* ---- shading ---- */
+
+typedef struct {
+    uint64_t addrs[BUFFERED];
+    uint64_t n;
+    bool quiet; /* the last block shaded nothing and removed nothing: the next one will be looked at for the same */
+} barrier_buffer;
+
+static void flush(pymem_heap *h, barrier_buffer *buffer) {
+    mark_shade(h, buffer->addrs, buffer->n);
+    buffer->n = 0;
+}
+
+/* Of an address on a page that is known. */
+static inline uint64_t marked_bit(const store_batch *b, const sure_page *s, uint64_t off) {
+    uint64_t slot = slot_at(s, off);
+    return b->bits[s->first >> PAGE_SHIFT][slot >> 6 << s->pair] >> (slot & 63) & 1;
+}
+
+static inline uint64_t is_white(const store_batch *b, uint64_t target) {
+    uint64_t off = target - b->arena;
+    return target ? !marked_bit(b, &b->sure[off >> PAGE_SHIFT], off) : 0;
+}
+
+/* The word may have been written behind the barrier's back. */
+static inline bool may_be_white(const store_batch *b, uint64_t old) {
+    uint64_t off = old - b->arena;
+    const sure_page *s = page_at(b, off);
+    return off - s->first >= s->living || !marked_bit(b, s, off);
+}
+
+static inline uint64_t *word_at(const store_batch *b, columns c, uint64_t k) {
+    return (uint64_t *)(b->base + (c.objects[k] - b->arena + c.offsets[k]));
+}
+
+static INLINE bool all_marked(const store_batch *b, const uint64_t *targets, const sure_page *shared) {
+    uint64_t white = 0;
+    if (shared != &unknown)
+        for (uint64_t k = 0; k < BLOCK; k++) white |= !marked_bit(b, shared, targets[k] - b->arena);
+    else
+        for (uint64_t k = 0; k < BLOCK; k++) white |= is_white(b, targets[k]);
+    return !white;
+}
+
+static INLINE bool all_nil(const store_batch *b, columns c) {
+    uint64_t any = 0;
+    for (uint64_t k = 0; k < BLOCK; k++) any |= *word_at(b, c, k);
+    return !any;
+}
+
+/* Stores that have been checked. */
+static INLINE void store_plain(const store_batch *b, columns c, uint64_t n) {
+    for (uint64_t k = 0; k < n; k++) *word_at(b, c, k) = c.targets[k];
+}
+
+static INLINE void store_shading(const store_batch *b, barrier_buffer *buffer, columns c, uint64_t n) {
+    uint64_t top = buffer->n, any = 0;
+    for (uint64_t k = 0; k < n; k++) {
+        uint64_t *word = word_at(b, c, k), old = *word;
+        any |= old;
+        if (old && may_be_white(b, old)) buffer->addrs[top++] = old;
+        buffer->addrs[top] = c.targets[k];
+        top += is_white(b, c.targets[k]);
+        *word = c.targets[k];
+    }
+    buffer->quiet = !any && top == buffer->n;
+    buffer->n = top;
+}
+
+/* ---- a batch ---- */
+
+/* false: nothing has been done. Where all targets are marked and all words nil there is nothing to shade, even if a
+ * word comes twice: what the second store removes is the first one's target. */
+static INLINE bool store_block(const store_batch *b, barrier_buffer *buffer, bool marking, columns c, bool another) {
+    const sure_page *shared = shared_page(b, c.targets, BLOCK);
+    if (!words_known(b, c, another) || !targets_known(b, c.targets, &shared)) return false;
+    if (!marking || (buffer->quiet && all_marked(b, c.targets, shared) && all_nil(b, c))) store_plain(b, c, BLOCK);
+    else store_shading(b, buffer, c, BLOCK);
+    return true;
+}
+
+static int store_looked_up(pymem_heap *h, barrier_buffer *buffer, uint64_t object, uint64_t offset, uint64_t target) {
+    uint64_t *word;
+    int rc = memory_word(h, object, offset, &word);
+    if (rc) return rc;
+    if (!memory_is_target(h, target))
+        return fail(h, PYMEM_EADDRESS, "0x%llx is no living object's address, so nothing may point there", (ull)target);
+    if (h->mark) {
+        buffer->addrs[buffer->n++] = *word;
+        buffer->addrs[buffer->n++] = target;
+    }
+    *word = target;
+    return PYMEM_OK;
+}
+
+/* Store by store; stops at the first wrong one. */
+static NOINLINE int store_each(pymem_heap *h, const store_batch *b, barrier_buffer *buffer, columns c, uint64_t n,
+                               uint64_t *done) {
+    for (uint64_t k = 0; k < n; k++, ++*done) {
+        columns one = {c.objects + k, c.offsets + k, c.targets + k};
+        bool known = is_word(b, *one.objects, *one.offsets) && is_target(b, *one.targets);
+        int rc = known ? PYMEM_OK : store_looked_up(h, buffer, *one.objects, *one.offsets, *one.targets);
+        if (rc) return rc;
+        if (known && h->mark) store_shading(b, buffer, one, 1);
+        else if (known) store_plain(b, one, 1);
+    }
+    return PYMEM_OK;
+}
+
+static INLINE int store_blocks(pymem_heap *h, bool marking, columns c, uint64_t n, uint64_t *done) {
+    const object_memory *m = h->memory;
+    const store_batch b = {h, m->base, m->sure, m->bits, h->config.arena_base, h->cur_page << PAGE_SHIFT, m->batch};
+    barrier_buffer buffer;
+    int rc = PYMEM_OK;
+    buffer.n = 0; /* the addresses are written before they are read */
+    buffer.quiet = true;
+    for (uint64_t i = 0; i < n && !rc; i += BLOCK) {
+        columns block = {c.objects + i, c.offsets + i, c.targets + i};
+        if (marking && buffer.n > BUFFERED - 2 * BLOCK) flush(h, &buffer);
+        if (n - i >= BLOCK && store_block(&b, &buffer, marking, block, n - i >= 2 * BLOCK)) *done += BLOCK;
+        else rc = store_each(h, &b, &buffer, block, n - i < BLOCK ? n - i : BLOCK, done);
+    }
+    if (marking) flush(h, &buffer);
+    return rc;
+}
+
+static CLONES int store_outside(pymem_heap *h, columns c, uint64_t n, uint64_t *done) {
+    return store_blocks(h, false, c, n, done);
+}
+
+static CLONES int store_marking(pymem_heap *h, columns c, uint64_t n, uint64_t *done) {
+    return store_blocks(h, true, c, n, done);
+}
+
+int memory_store(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, const uint64_t *targets, uint64_t n,
+                 uint64_t *done) {
+    columns c = {objects, offsets, targets};
+    *done = 0;
+    int rc = n ? memory_on(h) : PYMEM_OK;
+    if (rc || !n) return rc;
+    h->memory->batch++;
+    h->memory->points = true;
+    return h->mark ? store_marking(h, c, n, done) : store_outside(h, c, n, done);
+}
