@@ -22,8 +22,7 @@ enum {
 #define NOINLINE __attribute__((noinline))
 
 /* Compiled for AVX2, too, which checks four stores at a time; chosen as the library is loaded. */
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) &&                           \
-    !defined(__SANITIZE_ADDRESS__)
+#if defined(__x86_64__) && defined(__GLIBC__) && __GNUC__ >= 12 && !defined(__SANITIZE_ADDRESS__)
 #define CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
 #define CLONES
@@ -124,11 +123,11 @@ static INLINE bool are_targets(const sure_page *s, uint64_t arena, const uint64_
     return s->living && !s->header && !(wrong >> 63);
 }
 
-/* What the next block will write, where objects lie anywhere. For mark bits this was slower than to let a block's
- * reads wait for each other's cache lines. */
+/* What the next block will write, where objects lie anywhere; not yet checked. For mark bits this was slower than to
+ * let a block's reads wait for each other's cache lines. */
 static INLINE void prefetch_words(const store_batch *b, columns c) {
     for (uint64_t k = BLOCK; k < 2 * BLOCK; k++)
-        __builtin_prefetch(b->base + (c.objects[k] - b->arena + c.offsets[k]), 1);
+        __builtin_prefetch((const void *)((uintptr_t)b->base + (c.objects[k] - b->arena + c.offsets[k])), 1);
 }
 
 static INLINE bool words_known(const store_batch *b, columns c, bool another) {
