@@ -5,7 +5,8 @@
  *
  * A block of stores is checked before it is done: neighbours in one span without a branch, some at a time where the
  * processor can. A block that may hold a wrong store is gone through store by store, so all before that one are done
- * and none after it. What a check says of a store holds whatever the stores before it do: they change no object's life.
+ * and none after it. What a check says of a store holds whatever the stores before it do: they change no object's life,
+ * and columns that lie in the very objects that they change are taken store by store.
  *
  * While marking, what a store removes and what it adds become grey. They are buffered first unless they are marked
  * already: nothing looks at marks before the buffer is flushed, at the latest as the batch ends. Go: mwbbuf.go */
@@ -256,17 +257,25 @@ static NOINLINE int store_each(pymem_heap *h, const store_batch *b, barrier_buff
     return PYMEM_OK;
 }
 
+/* Whether no store can change the column: who was given an object's bytes may have given them back as one. */
+static bool is_apart(const object_memory *m, const uint64_t *column, uint64_t n) {
+    uintptr_t first = (uintptr_t)column, base = (uintptr_t)m->base;
+    return first >= base + m->reserved || first + n * sizeof *column <= base;
+}
+
 static INLINE int store_blocks(pymem_heap *h, bool marking, columns c, uint64_t n, uint64_t *done) {
     const object_memory *m = h->memory;
     const store_batch b = {h, m->base, m->sure, m->bits, h->config.arena_base, h->cur_page << PAGE_SHIFT, m->batch};
     barrier_buffer buffer;
+    bool apart = is_apart(m, c.objects, n) && is_apart(m, c.offsets, n) && is_apart(m, c.targets, n);
     int rc = PYMEM_OK;
     buffer.n = 0; /* the addresses are written before they are read */
     buffer.quiet = true;
     for (uint64_t i = 0; i < n && !rc; i += BLOCK) {
         columns block = {c.objects + i, c.offsets + i, c.targets + i};
         if (marking && buffer.n > BUFFERED - 2 * BLOCK) flush(h, &buffer);
-        if (n - i >= BLOCK && store_block(&b, &buffer, marking, block, n - i >= 2 * BLOCK)) *done += BLOCK;
+        bool whole = apart && n - i >= BLOCK;
+        if (whole && store_block(&b, &buffer, marking, block, n - i >= 2 * BLOCK)) *done += BLOCK;
         else rc = store_each(h, &b, &buffer, block, n - i < BLOCK ? n - i : BLOCK, done);
     }
     if (marking) flush(h, &buffer);

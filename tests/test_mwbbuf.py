@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from core import BASE, PAGE, Core
 from hypothesis import given, settings
@@ -119,6 +120,20 @@ def test_stops_at_the_wrong_store(kind: str, shape: str, marking: bool) -> None:
         assert core.load(objects, [8] * len(objects)) == targets[:at] + [nodes[-1]] * (len(objects) - at)
 
 
+@pytest.mark.parametrize("at", [0, 7, BLOCK - 1, BLOCK + 3])
+def test_header_of_a_wide_object(at: int) -> None:
+    """Objects above 512 bytes begin 8 bytes into their slots, here of 1152: nobody writes or points there."""
+    core = new_core()
+    wide = core.malloc_same(0, 1024, False, WORDS, 16)
+    wide = [a for a in wide if a // PAGE == wide[0] // PAGE]
+    right = [(wide[i % 3], 8 * i, wide[3 + i % 4]) for i in range(2 * BLOCK)]
+    for wrong in ((wide[1] - 8, 8 * at, wide[2]), (wide[1], 8 * at, wide[2] - 8), (wide[1], 1144, wide[2])):
+        stores = [*right[:at], wrong, *right[at + 1 :]]
+        assert store_batch(core, stores) == at
+    assert store_batch(core, right) == 2 * BLOCK
+    assert store_batch(core, [(wide[1], 1136, wide[2])] * BLOCK) == BLOCK
+
+
 def test_unknown_addresses_among_known_ones() -> None:
     """Addresses outside of the heap and objects behind a hole are looked up one by one; their block goes on."""
     core = new_core()
@@ -176,6 +191,31 @@ def test_word_that_was_there_before_the_mark(hidden: bool) -> None:
     objects = nodes[: 4 * BLOCK] + (nodes[64:74] if hidden else nodes[80:90]) + nodes[100 : 100 + 4 * BLOCK]
     core.store(objects, [8] * len(objects), [black] * len(objects))
     assert marked_after(core) == (11 if hidden else 1)
+
+
+def test_removed_from_a_span_with_holes() -> None:
+    """What a page's entry says nothing of is shaded for certain."""
+    core = new_core()
+    nodes = core.malloc_same(0, 32, False, NODE, 400)
+    roots = core.roots_new(nodes[:2] + nodes[3:])
+    core.store(nodes[:1] * 2, [0, 8], nodes[100:102])
+    core.gc_graph()
+    core.roots_free(roots)
+    core.mark_start_graph()
+    core.store(nodes[:1] * 2, [0, 8], [0, 0])
+    assert marked_after(core) == 2
+
+
+def test_removed_word_that_is_no_pointer() -> None:
+    """It was written behind the barrier's back; the mark must say so, as Go does."""
+    core = new_core()
+    nodes = core.malloc_same(0, 32, False, NODE, 400)
+    core.store(nodes[:1], [0], nodes[:1])
+    core.memory(nodes[5], 8)[:] = (BASE + 100 * PAGE).to_bytes(8, "little")
+    core.mark_start_graph()
+    core.store(nodes[: 2 * BLOCK], [0] * 2 * BLOCK, [0] * 2 * BLOCK)
+    with pytest.raises(pymem.CorruptHeapError, match="bad pointer"):
+        core.mark_drain()
 
 
 def test_more_white_targets_than_the_buffer_holds() -> None:
@@ -273,11 +313,29 @@ def test_batch_equals_stores_one_by_one(seed: int) -> None:
     twins.batch.check()
 
 
+@pytest.mark.parametrize("marking", [False, True])
+def test_column_that_the_stores_change(marking: bool) -> None:
+    """Views of objects as columns: each store sees what those before it have written, and so does its check."""
+    with pymem.Runtime() as rt:
+        words = rt.new(pymem.types.uintptr, 64)
+        node = rt.new(pymem.types.array(pymem.types.uintptr, 4))
+        if marking:
+            rt._heap.call(lib.pymem_gc_begin, 0)
+            rt._heap.call(lib.pymem_mark_start_graph, 0)
+        column, offsets = rt.view(words, pymem.types.uintptr, 64), np.arange(8, 512, 8)
+        column[0] = node
+        rt.store_batch([words] * 63, offsets, column[:63])
+        assert column.tolist() == [node] * 64
+        column[:] = words
+        targets = [words] * 40 + [0x1234] + [words] * 22
+        with pytest.raises(pymem.AddressError, match="0x1234"):
+            rt.store_batch(column[:63], offsets, targets)
+        assert column[:43].tolist() == [words] * 41 + [0x1234] + [words]
+
+
 def test_wide_columns_of_any_integer() -> None:
     """Signed and strided columns are what they say; a negative number is none."""
     with pymem.Runtime() as rt:
-        import numpy as np
-
         nodes = rt.new_batch(pymem.types.array(pymem.types.uintptr, 4), 100)
         rt.store_batch(nodes[::2], np.full(50, 8), nodes[1::2].astype(np.int64))
         assert rt.load_batch(nodes[::2], 8).tolist() == nodes[1::2].tolist()
