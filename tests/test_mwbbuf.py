@@ -327,10 +327,10 @@ def test_column_that_the_stores_change(marking: bool) -> None:
         rt.store_batch([words] * 63, offsets, column[:63])
         assert column.tolist() == [node] * 64
         column[:] = words
-        targets = [words] * 40 + [0x1234] + [words] * 22
-        with pytest.raises(pymem.AddressError, match="0x1234"):
+        targets = [words] * 40 + [0] + [words] * 22  # no object after that
+        with pytest.raises(pymem.AddressError, match="0x0"):
             rt.store_batch(column[:63], offsets, targets)
-        assert column[:43].tolist() == [words] * 41 + [0x1234] + [words]
+        assert column[:43].tolist() == [words] * 41 + [0, words]
 
 
 def test_wide_columns_of_any_integer() -> None:
