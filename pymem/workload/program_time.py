@@ -5,8 +5,8 @@ first the recorded one's time comes off:
 
     the world stopped                                   nothing of it is the program's
     a goroutine of the runtime has a P the program wants  the share of the Ps that the program had
-    a goroutine marks as an assist                      the same
-    each event that the tracer wrote                    `Costs.trace_event_ns`, on the P that wrote it
+    a goroutine of the program assists or sweeps        the same
+    each event that the program wrote                   `Costs.trace_event_ns`, on the P that wrote it
 
 What is left may not fall below what the allocations alone cost: the cost of an event is a mean, and where it is too
 much for a stretch, later stretches pay (time never runs backwards).
@@ -48,17 +48,22 @@ _SYSTEM = (
 _LEAVES = (
     EventKind.GO_BLOCK, EventKind.GO_STOP, EventKind.GO_DESTROY, EventKind.GO_DESTROY_SYSCALL, EventKind.PROC_STOP,
 )  # fmt: skip
+_CREATES = (EventKind.GO_CREATE, EventKind.GO_CREATE_BLOCKED)
 _ENTERS = (EventKind.GO_START, EventKind.GO_SWITCH, EventKind.GO_SWITCH_DESTROY)
 _STATE = np.full(256, -1, np.int8)
 """What a P does after an event, 0: nothing, -1: the same as before."""
-_PROGRAM, _SYSTEMS, _MARKER, _WHOSE = 1, 2, 3, 4
-"""It runs the program; the runtime's own; somebody who marks; whichever of these the goroutine is."""
+_PROGRAM, _SYSTEMS, _MARKER, _ASSIST, _SWEEP, _WHOSE = 1, 2, 3, 4, 5, 6
+"""It runs the program; the runtime's own; of that, who marks; the program, which has to mark or to sweep before it may
+allocate; whichever of the first three the goroutine is."""
 _MOSTLY = 4
 """A goroutine of the runtime that starts so many times more often while marking than otherwise is there to mark."""
+_COUNTED = ((_PROGRAM,), (_SYSTEMS, _MARKER, _ASSIST, _SWEEP), (_MARKER, _ASSIST), (_ASSIST, _SWEEP))
+"""States whose Ps are counted together: user, system, markers, held_up."""
 _STATE[list(_LEAVES)] = 0
-_STATE[list(_ENTERS)] = 4
-_STATE[[EventKind.ASSIST_BEGIN, EventKind.ASSIST_ACTIVE]] = 3
-_STATE[EventKind.ASSIST_END] = 1
+_STATE[list(_ENTERS)] = _WHOSE
+_STATE[[EventKind.ASSIST_BEGIN, EventKind.ASSIST_ACTIVE]] = _ASSIST
+_STATE[EventKind.SWEEP_BEGIN] = _SWEEP
+_STATE[[EventKind.ASSIST_END, EventKind.SWEEP_END]] = _WHOSE
 
 
 class ProgramTime(NamedTuple):
@@ -93,13 +98,16 @@ class _Stretch(NamedTuple):
     span: npt.NDArray[np.int64]
     """ns since the point before."""
     events: npt.NDArray[np.int64]
+    """Written by the program while it did its own work."""
     allocs: npt.NDArray[np.int64]
     user: npt.NDArray[np.int64]
     """Ps that ran the program."""
     system: npt.NDArray[np.int64]
-    """Ps that ran the runtime's own, or assists."""
+    """Ps that did the runtime's work, whoever had them."""
     markers: npt.NDArray[np.int64]
     """Of these, Ps that marked."""
+    held_up: npt.NDArray[np.int64]
+    """Of these, Ps that the program had: it assisted or swept."""
     stopped: npt.NDArray[np.int64]
     marking: npt.NDArray[np.int64]
     leaves: npt.NDArray[np.int64]
@@ -114,7 +122,7 @@ class _Survey:
         self._system: set[int] = set()
         self._starts: dict[int, list[int]] = {}  # of the system's goroutines: outside of marking, and inside
         self._stopped = self._marking = 0
-        self._user = self._at_system = self._markers = 0
+        self._were = np.zeros(len(_COUNTED), np.int64)  # Ps that each of them counts
         self._last = -1
 
     def stretches(self, batch: EventBatch, strings: Sequence[str]) -> _Stretch:
@@ -122,29 +130,32 @@ class _Survey:
         marks = (batch.kind == EventKind.GC_BEGIN).astype(np.int64) - (batch.kind == EventKind.GC_END)
         stops = (batch.kind == EventKind.STW_BEGIN).astype(np.int64) - (batch.kind == EventKind.STW_END)
         self._learn(batch, strings, self._marking + np.cumsum(marks) > 0)
-        user, system, markers = (np.zeros(len(batch), np.int64) for _ in range(3))
-        self._follow(batch, user, system, markers)
-        points = (user != 0) | (system != 0) | (markers != 0) | (stops != 0) | (marks != 0)
+        changes = np.zeros((len(_COUNTED), len(batch)), np.int64)
+        by_program = np.zeros(len(batch), bool)
+        self._follow(batch, changes, by_program)
+        points = changes.any(axis=0) | (stops != 0) | (marks != 0)
         points[_EVERY - 1 :: _EVERY] = True
         points[-1] = True
         at = np.flatnonzero(points)
         time = batch.time[at]
+        user, system, markers, held_up = (
+            _before(np.cumsum(change)[at], int(was)) for change, was in zip(changes, self._were, strict=True)
+        )
         first = int(batch.time[0]) if self._last < 0 else self._last
         out = _Stretch(
             time=time,
             span=np.diff(time, prepend=first),
-            events=np.diff(at + 1, prepend=0),
+            events=_count(by_program, at),
             allocs=_count(batch.kind == EventKind.OBJECT_ALLOC, at),
-            user=_before(np.cumsum(user)[at], self._user),
-            system=_before(np.cumsum(system)[at], self._at_system),
-            markers=_before(np.cumsum(markers)[at], self._markers),
+            user=user,
+            system=system,
+            markers=markers,
+            held_up=held_up,
             stopped=_before(np.cumsum(stops)[at], self._stopped),
             marking=_before(np.cumsum(marks)[at], self._marking),
             leaves=_count(self._leaves(batch), at),
         )
-        self._user += int(user.sum())
-        self._at_system += int(system.sum())
-        self._markers += int(markers.sum())
+        self._were += changes.sum(axis=1)
         self._stopped = max(0, self._stopped + int(stops.sum()))
         self._marking = max(0, self._marking + int(marks.sum()))
         self._last = int(time[-1])
@@ -160,6 +171,7 @@ class _Survey:
         reasons = [i for i, text in enumerate(strings) if text in _SYSTEM]
         own = (batch.kind == EventKind.GO_BLOCK) & np.isin(batch.b, reasons)
         self._system |= set(np.unique(batch.g[own]).tolist())
+        self._system |= set(batch.a[np.isin(batch.kind, _CREATES) & (batch.c == 1)].tolist())
         starts = batch.kind == EventKind.GO_START
         for inside in (False, True):
             who, times = np.unique(batch.a[starts & (marking == inside)], return_counts=True)
@@ -167,24 +179,30 @@ class _Survey:
                 if g in self._system:
                     self._starts.setdefault(g, [0, 0])[inside] += n
 
-    def _follow(self, batch: EventBatch, *changes: npt.NDArray[np.int64]) -> None:
-        """Write down by how much the numbers of Ps with the program, the runtime and a marker change at each event."""
+    def _follow(
+        self, batch: EventBatch, changes: npt.NDArray[np.int64], by_program: npt.NDArray[np.bool_]
+    ) -> None:
+        """Write down by how much the counts of Ps change at each event, and which events the program wrote."""
         state = _STATE[batch.kind]
-        rows = np.flatnonzero(state >= 0)
-        state = state[rows]
-        enters = state == _WHOSE
-        who = batch.a[rows]
-        of_marker = np.isin(who, [g for g, (out, in_) in self._starts.items() if in_ > _MOSTLY * out])
-        of_system = np.isin(who, list(self._system))
-        state[enters] = np.where(of_marker, _MARKER, np.where(of_system, _SYSTEMS, _PROGRAM))[enters]
-        procs = np.minimum(batch.p[rows], len(self._states) - 2)
+        of = self._owners(batch)
+        state = np.where(state == _WHOSE, of, state)
+        procs = np.where((batch.p >= 0) & (batch.p < len(self._states) - 1), batch.p, len(self._states) - 1)
         for p in np.unique(procs):
             mine = np.flatnonzero(procs == p)
-            now = state[mine]
-            before = np.concatenate([self._states[p : p + 1] if p >= 0 else self._states[-1:], now[:-1]])
-            for change, of in zip(changes, ((_PROGRAM,), (_SYSTEMS, _MARKER), (_MARKER,)), strict=True):
-                change[rows[mine]] += np.isin(now, of).astype(np.int64) - np.isin(before, of)
+            now = np.concatenate([self._states[p : p + 1], state[mine]])
+            told = np.flatnonzero(now >= 0)
+            now = now[told[np.searchsorted(told, np.arange(len(now)), side="right") - 1]]
+            by_program[mine] = now[:-1] == _PROGRAM
+            for change, counted in zip(changes, _COUNTED, strict=True):
+                change[mine] += np.diff(np.isin(now, counted).astype(np.int64))
             self._states[p] = now[-1]
+
+    def _owners(self, batch: EventBatch) -> npt.NDArray[np.int8]:
+        """Return what a P does that works on the goroutine which an event is of, or that it starts."""
+        who = np.where(np.isin(batch.kind, _ENTERS), batch.a, batch.g)
+        of_marker = np.isin(who, [g for g, (out, in_) in self._starts.items() if in_ > _MOSTLY * out])
+        of_system = np.isin(who, list(self._system))
+        return np.where(of_marker, _MARKER, np.where(of_system, _SYSTEMS, _PROGRAM)).astype(np.int8)
 
 
 def _count(what: npt.NDArray[np.bool_], at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -228,7 +246,7 @@ def _mark_ns(s: _Stretch) -> int:
 
 def _own(s: _Stretch, procs: int, busy: float, costs: Costs) -> npt.NDArray[np.float64]:
     """Return the program's own time at the end of each stretch."""
-    displaced = (s.system > 0) & (s.user + s.system >= procs)
+    displaced = (s.system > 0) & ((s.user + s.system >= procs) | (s.held_up > 0))
     share = np.where(displaced, np.minimum(s.user / min(busy, procs), 1.0), 1.0)
     share[s.stopped > 0] = 0.0
     side_by_side = np.maximum(s.user, 1)
