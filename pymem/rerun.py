@@ -153,8 +153,10 @@ class _Program:
         self._scale = time_scale
         self._time = calibration.time if calibration else None
         if self._time and procs == source.procs:
-            self.collector.turns.slice_ns = max(1, int(self._time.slice_ns))
+            self.collector.turns.gives_way_ns = self._time.gives_way_ns
         self._last: float | None = None
+        self._fault_byte_ns = costs.fault_page_ns / lib.PYMEM_PAGE_SIZE
+        self._touched: int | None = None  # bytes of memory that the program had last
         self._begun = False
 
     def play(self, columns: Columns) -> None:
@@ -188,6 +190,16 @@ class _Program:
         if self._last is not None and now > self._last:
             self.collector.charge((now - self._last) * self._scale)
         self._last = now
+        self._fault()
+
+    def _fault(self) -> None:
+        """Charge the page faults of memory that is new to the program, or was given back and is taken again."""
+        if not self._begun:
+            return
+        touched = self.collector.pacer.mapped_ready
+        if self._touched is not None and touched > self._touched:
+            self.collector.charge((touched - self._touched) * self._fault_byte_ns)
+        self._touched = touched
 
     def _busy(self, columns: Columns) -> int:
         """Return how many Ps the program keeps at work: as recorded on so many, else as many as goroutines.

@@ -7,6 +7,7 @@ first the recorded one's time comes off:
     a goroutine of the runtime has a P the program wants  the share of the Ps that the program had
     a goroutine of the program assists or sweeps        the same
     each event that the program wrote                   `Costs.trace_event_ns`, on the P that wrote it
+    each page of the heap that was touched first        `Costs.fault_page_ns`; a rerun touches others
 
 What is left may not fall below what the allocations alone cost: the cost of an event is a mean, and where it is too
 much for a stretch, later stretches pay (time never runs backwards).
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgramTime", "program_time"]
 
-_SLICE = 10e6
-"""ns after which a goroutine is made to give way, if others wait."""
+_NEVER = 1e18
+"""ns."""
 _EVERY = 512
 """Events between two points of the map, where nothing else asks for one."""
 _SYSTEM = (
@@ -45,6 +46,8 @@ _SYSTEM = (
     "force gc (idle)",
 )
 """Reasons for which only the runtime's own goroutines block."""
+_NOT_ITS_WILL = ("preempted", "GC mark assist wait for work", "wait until GC ends")
+"""Reasons for which a goroutine leaves its P that lie in the recorded collector, or in how long it has had it."""
 _LEAVES = (
     EventKind.GO_BLOCK, EventKind.GO_STOP, EventKind.GO_DESTROY, EventKind.GO_DESTROY_SYSCALL, EventKind.PROC_STOP,
 )  # fmt: skip
@@ -55,6 +58,7 @@ _STATE = np.full(256, -1, np.int8)
 _PROGRAM, _SYSTEMS, _MARKER, _ASSIST, _SWEEP, _WHOSE = 1, 2, 3, 4, 5, 6
 """It runs the program; the runtime's own; of that, who marks; the program, which has to mark or to sweep before it may
 allocate; whichever of the first three the goroutine is."""
+_PAGE = 8192
 _MOSTLY = 4
 """A goroutine of the runtime that starts so many times more often while marking than otherwise is there to mark."""
 _COUNTED = ((_PROGRAM,), (_SYSTEMS, _MARKER, _ASSIST, _SWEEP), (_MARKER, _ASSIST), (_ASSIST, _SWEEP))
@@ -75,8 +79,8 @@ class ProgramTime(NamedTuple):
     """The program's own time at each, ns, never falling."""
     busy: float
     """Ps at work for the program, on average, while it was at work and nothing of the runtime stood in its way."""
-    slice_ns: float
-    """For how long a goroutine of the program kept its P, on average."""
+    gives_way_ns: float
+    """Of its own time a goroutine of the program has so much before it waits for something or yields, on average."""
     mark_ns: int
     """P-time of marking, assists and all."""
 
@@ -100,6 +104,8 @@ class _Stretch(NamedTuple):
     events: npt.NDArray[np.int64]
     """Written by the program while it did its own work."""
     allocs: npt.NDArray[np.int64]
+    fresh: npt.NDArray[np.int64]
+    """Pages that spans were made of for the first time."""
     user: npt.NDArray[np.int64]
     """Ps that ran the program."""
     system: npt.NDArray[np.int64]
@@ -111,7 +117,7 @@ class _Stretch(NamedTuple):
     stopped: npt.NDArray[np.int64]
     marking: npt.NDArray[np.int64]
     leaves: npt.NDArray[np.int64]
-    """Times that a goroutine of the program left its P."""
+    """Times that a goroutine of the program left its P, neither made to nor for the collector."""
 
 
 class _Survey:
@@ -124,6 +130,7 @@ class _Survey:
         self._stopped = self._marking = 0
         self._were = np.zeros(len(_COUNTED), np.int64)  # Ps that each of them counts
         self._last = -1
+        self._highest_page = 0
 
     def stretches(self, batch: EventBatch, strings: Sequence[str]) -> _Stretch:
         """Return what a batch tells; batches come in order."""
@@ -147,13 +154,14 @@ class _Survey:
             span=np.diff(time, prepend=first),
             events=_count(by_program, at),
             allocs=_count(batch.kind == EventKind.OBJECT_ALLOC, at),
+            fresh=_count(self._fresh(batch), at),
             user=user,
             system=system,
             markers=markers,
             held_up=held_up,
             stopped=_before(np.cumsum(stops)[at], self._stopped),
             marking=_before(np.cumsum(marks)[at], self._marking),
-            leaves=_count(self._leaves(batch), at),
+            leaves=_count(self._leaves(batch, strings), at),
         )
         self._were += changes.sum(axis=1)
         self._stopped = max(0, self._stopped + int(stops.sum()))
@@ -161,9 +169,20 @@ class _Survey:
         self._last = int(time[-1])
         return out
 
-    def _leaves(self, batch: EventBatch) -> npt.NDArray[np.bool_]:
+    def _fresh(self, batch: EventBatch) -> npt.NDArray[np.int64]:
+        """Return how many pages the spans made reach beyond all before: the heap's memory is taken in order."""
+        made = (batch.kind == EventKind.SPAN_ALLOC) | (batch.kind == EventKind.SPAN)
+        ends = np.where(made, batch.a.astype(np.int64) // _PAGE + batch.b.astype(np.int64), 0)
+        highest = np.maximum.accumulate(np.concatenate([[self._highest_page], ends]))
+        out = np.minimum(np.diff(highest), ends - batch.a.astype(np.int64) // _PAGE)
+        out[~made | (batch.kind == EventKind.SPAN)] = 0  # what was there before the recording is not fresh
+        self._highest_page = int(highest[-1])
+        return out
+
+    def _leaves(self, batch: EventBatch, strings: Sequence[str]) -> npt.NDArray[np.bool_]:
+        forced = [i for i, text in enumerate(strings) if text in _NOT_ITS_WILL]
         left: npt.NDArray[np.bool_] = (batch.kind == EventKind.GO_BLOCK) | (batch.kind == EventKind.GO_STOP)
-        left[left] = ~np.isin(batch.g[left], list(self._system))
+        left[left] = ~np.isin(batch.g[left], list(self._system)) & ~np.isin(batch.b[left], forced)
         return left
 
     def _learn(self, batch: EventBatch, strings: Sequence[str], marking: npt.NDArray[np.bool_]) -> None:
@@ -205,7 +224,9 @@ class _Survey:
         return np.where(of_marker, _MARKER, np.where(of_system, _SYSTEMS, _PROGRAM)).astype(np.int8)
 
 
-def _count(what: npt.NDArray[np.bool_], at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _count(
+    what: npt.NDArray[np.bool_] | npt.NDArray[np.int64], at: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
     """Return how many there are from one point to the next."""
     return np.diff(np.cumsum(what)[at], prepend=0)
 
@@ -222,22 +243,20 @@ def program_time(path: str | os.PathLike[str], *, procs: int, costs: Costs) -> P
         for batch in reader.batches():
             parts.append(survey.stretches(batch, reader.strings))
     if not parts:
-        return ProgramTime(np.zeros(0, np.int64), np.zeros(0), 1.0, _SLICE, 0)
+        return ProgramTime(np.zeros(0, np.int64), np.zeros(0), 1.0, _NEVER, 0)
     whole = _Stretch(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     busy = _busy(whole)
     own = _own(whole, procs, busy, costs)
     last = np.append(whole.time[1:] != whole.time[:-1], True)
-    return ProgramTime(whole.time[last], own[last], busy, _slice(whole), _mark_ns(whole))
+    left = int(whole.leaves.sum())
+    gives_way = max(float(own[-1]) * busy / left, 1.0) if left else _NEVER
+    return ProgramTime(whole.time[last], own[last], busy, gives_way, _mark_ns(whole))
 
 
 def _busy(s: _Stretch) -> float:
     free = (s.system == 0) & (s.stopped <= 0) & (s.user > 0)
     time = int(s.span[free].sum())
     return max(1.0, float((s.span * s.user)[free].sum()) / time) if time else 1.0
-
-
-def _slice(s: _Stretch) -> float:
-    return min(_SLICE, float((s.span * s.user).sum()) / max(int(s.leaves.sum()), 1))
 
 
 def _mark_ns(s: _Stretch) -> int:
@@ -251,5 +270,6 @@ def _own(s: _Stretch, procs: int, busy: float, costs: Costs) -> npt.NDArray[np.f
     share[s.stopped > 0] = 0.0
     side_by_side = np.maximum(s.user, 1)
     least = np.cumsum(s.allocs * costs.malloc_ns / side_by_side)
-    above = np.cumsum(s.span * share - s.events * costs.trace_event_ns / side_by_side) - least
+    not_its = s.events * costs.trace_event_ns + s.fresh * costs.fault_page_ns
+    above = np.cumsum(s.span * share - not_its / side_by_side) - least
     return least + np.maximum.accumulate(np.maximum(above, 0.0))
