@@ -165,6 +165,8 @@ class _Program:
             self._begun = True
         self.collector.busy = self._busy(columns)
         for row, why in self.player.steps(columns, most=_SAMPLE_ROWS):
+            if self._time and self._procs == self._recorded_procs:
+                self.collector.busy = round(self._time.busy_at(int(columns.time[max(row - 1, 0)])))
             self._pass(int(columns.time[max(row - 1, 0)]))
             if not self._ready():
                 continue
@@ -202,13 +204,11 @@ class _Program:
         self._touched = touched
 
     def _busy(self, columns: Columns) -> int:
-        """Return how many Ps the program keeps at work: as recorded on so many, else as many as goroutines.
+        """Return how many Ps the program keeps at work, where the record of so many does not tell: one a goroutine.
 
         A goroutine counts if it makes a fair share of a chunk's allocations. Those that take turns count as if they
         ran side by side.
         """
-        if self._time and self._procs == self._recorded_procs:
-            return round(self._time.busy)
         allocs = columns.kind == Event.ALLOC
         who = columns.goroutine[allocs] if columns.goroutine.any() else columns.proc[allocs]
         if not len(who):

@@ -201,7 +201,7 @@ def test_program_time_less_by_dearer_events() -> None:
 
 
 def test_program_time_between_points() -> None:
-    time = ProgramTime(np.array([10, 20, 40]), np.array([0.0, 5.0, 5.0]), 1.0, 1e7, 0)
+    time = ProgramTime(np.array([10, 20, 40]), np.array([0.0, 5.0, 5.0]), np.ones(1), 1e7, 0)
     assert [time.at(t) for t in (10, 14, 20, 30, 40, 99)] == [0.0, 2.0, 5.0, 5.0, 5.0, 5.0]
 
 

@@ -34,6 +34,10 @@ __all__ = ["ProgramTime", "program_time"]
 
 _NEVER = 1e18
 """ns."""
+_WINDOW = 100_000_000
+"""ns over which is averaged how many Ps the program keeps at work."""
+_ENOUGH = 0.05
+"""Share of a window in which that must have shown."""
 _EVERY = 512
 """Events between two points of the map, where nothing else asks for one."""
 _SYSTEM = (
@@ -77,12 +81,19 @@ class ProgramTime(NamedTuple):
     """Points, ns, rising."""
     own: npt.NDArray[np.float64]
     """The program's own time at each, ns, never falling."""
-    busy: float
-    """Ps at work for the program, on average, while it was at work and nothing of the runtime stood in its way."""
+    busy: npt.NDArray[np.float64]
+    """Ps at work for the program, on average over each 100 ms, while nothing of the runtime stood in its way."""
     gives_way_ns: float
     """Of its own time a goroutine of the program has so much before it waits for something or yields, on average."""
     mark_ns: int
     """P-time of marking, assists and all."""
+
+    def busy_at(self, time: int) -> float:
+        """Return how many Ps the program kept at work around a recorded time."""
+        if not len(self.recorded):
+            return 1.0
+        window = (time - int(self.recorded[0])) // _WINDOW
+        return float(self.busy[min(max(window, 0), len(self.busy) - 1)])
 
     def at(self, time: int) -> float:
         """Return the program's own time at a recorded one."""
@@ -243,30 +254,36 @@ def program_time(path: str | os.PathLike[str], *, procs: int, costs: Costs) -> P
         for batch in reader.batches():
             parts.append(survey.stretches(batch, reader.strings))
     if not parts:
-        return ProgramTime(np.zeros(0, np.int64), np.zeros(0), 1.0, _NEVER, 0)
+        return ProgramTime(np.zeros(0, np.int64), np.zeros(0), np.ones(1), _NEVER, 0)
     whole = _Stretch(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    busy = _busy(whole)
-    own = _own(whole, procs, busy, costs)
+    window, busy = _busy(whole)
+    own = _own(whole, procs, busy[window], costs)
     last = np.append(whole.time[1:] != whole.time[:-1], True)
     left = int(whole.leaves.sum())
-    gives_way = max(float(own[-1]) * busy / left, 1.0) if left else _NEVER
+    used = float((np.diff(own, prepend=0.0) * busy[window]).sum())
+    gives_way = max(used / left, 1.0) if left else _NEVER
     return ProgramTime(whole.time[last], own[last], busy, gives_way, _mark_ns(whole))
 
 
-def _busy(s: _Stretch) -> float:
+def _busy(s: _Stretch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the number of each stretch's window, and of all windows how many Ps were busy: as in all, if too short."""
+    window = (s.time - s.time[0]) // _WINDOW
     free = (s.system == 0) & (s.stopped <= 0) & (s.user > 0)
-    time = int(s.span[free].sum())
-    return max(1.0, float((s.span * s.user)[free].sum()) / time) if time else 1.0
+    spans = np.bincount(window, weights=s.span * free)
+    used = np.bincount(window, weights=s.span * s.user * free)
+    mean = used.sum() / spans.sum() if spans.sum() else 1.0
+    known = spans >= _ENOUGH * _WINDOW
+    return window, np.maximum(np.where(known, used / np.maximum(spans, 1.0), mean), 1.0)
 
 
 def _mark_ns(s: _Stretch) -> int:
     return int((s.span * s.markers)[(s.marking > 0) & (s.stopped <= 0)].sum())
 
 
-def _own(s: _Stretch, procs: int, busy: float, costs: Costs) -> npt.NDArray[np.float64]:
+def _own(s: _Stretch, procs: int, busy: npt.NDArray[np.float64], costs: Costs) -> npt.NDArray[np.float64]:
     """Return the program's own time at the end of each stretch."""
     displaced = (s.system > 0) & ((s.user + s.system >= procs) | (s.held_up > 0))
-    share = np.where(displaced, np.minimum(s.user / min(busy, procs), 1.0), 1.0)
+    share = np.where(displaced, np.minimum(s.user / np.minimum(busy, procs), 1.0), 1.0)
     share[s.stopped > 0] = 0.0
     side_by_side = np.maximum(s.user, 1)
     least = np.cumsum(s.allocs * costs.malloc_ns / side_by_side)
