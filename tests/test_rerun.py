@@ -13,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pymem.rerun as module
+from pymem._native import ffi, lib
 from pymem.errors import ConfigError, PymemError
 from pymem.gc.costs import Costs
+from pymem.replay import Player
 from pymem.rerun import Rerun, rerun
+from pymem.trace import EventKind, read_trace
 from pymem.workload.calibration import calibrate
 from pymem.workload.columns import Columns, Event
 from pymem.workload.lifetimes import Lifetimes
@@ -212,6 +215,58 @@ def test_calibration_scales_marking_only() -> None:
     assert replace(costs, mark_byte_ns=0, mark_object_ns=0) == replace(
         Costs(), mark_byte_ns=0, mark_object_ns=0
     )
+
+
+def test_program_time_less_by_dearer_faults() -> None:
+    own = [
+        program_time(TRACE, procs=1, costs=replace(Costs(), fault_page_ns=ns)).own[-1]
+        for ns in (0.0, 5e3, 5e4)
+    ]
+    assert own == sorted(own, reverse=True)
+    assert own[0] > own[-1]
+
+
+def test_sweeping_is_not_the_programs_time() -> None:
+    """Without a cost of anything else what is left is what the trace shows as neither the runtime's nor a sweep."""
+    costs = Costs(malloc_ns=0, trace_event_ns=0, fault_page_ns=0)
+    time = program_time(TRACE, procs=1, costs=costs)
+    trace = read_trace(TRACE, kinds=[EventKind.SWEEP_BEGIN, EventKind.SWEEP_END])
+    begins, ends = (trace.time[trace.kind == kind] for kind in (EventKind.SWEEP_BEGIN, EventKind.SWEEP_END))
+    assert len(begins) == len(ends) > 0
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        assert time.at(end) == pytest.approx(time.at(begin), abs=1)
+
+
+def test_busy_is_as_recorded_around_a_time() -> None:
+    time = ProgramTime(np.array([0, 300_000_000]), np.zeros(2), np.array([1.0, 2.0, 1.5]), 1e7, 0)
+    assert [time.busy_at(t) for t in (-1, 0, 150_000_000, 250_000_000, 10**12)] == [1.0, 1.0, 2.0, 1.5, 1.5]
+
+
+def test_fresh_memory_costs_page_faults() -> None:
+    """Each page that the heap grew by is paid for once: no more than there are, and no less than grew in sight."""
+    free, once, twice = (
+        again(gogc="off", calibrated=False, costs=replace(Costs(), fault_page_ns=ns))
+        for ns in (0.0, 8192, 16384)
+    )
+    grown = int(free.timeline["mapped_ready"][-1]) - int(free.timeline["mapped_ready"][0])
+    assert 0 < grown <= once.virtual_ns - free.virtual_ns <= free.memstats.sys
+    assert twice.virtual_ns - free.virtual_ns == pytest.approx(
+        2 * (once.virtual_ns - free.virtual_ns), rel=0.01
+    )
+
+
+def test_a_mark_scans_all_that_was_there_when_it_began() -> None:
+    """Without a row for the phase, as in execution traces: it begins where the sweep is done."""
+    totals, scanned = ffi.new("pymem_mark_totals *"), []
+    columns = program(forced=False).columns
+    with Player(program(forced=False)) as player:
+        start = 0
+        for end in np.flatnonzero(columns.kind == Event.FLIP):
+            player.play(columns[start : int(end) + 1])
+            start = int(end) + 1
+            player.heap.call(lib.pymem_mark_get, totals)
+            scanned.append((int(totals.heap_scan), int(totals.bytes_marked)))
+    assert scanned == [(50_000 * 64, 50_000 * 64), (100_000 * 64, 100_000 * 64)]
 
 
 # ---- lifetimes ----
