@@ -261,7 +261,7 @@ def rerun(
     if not 1 <= procs <= MOST_PROCS:
         raise ConfigError(f"gomaxprocs={procs}: give 1 to {MOST_PROCS:,}")
     pacer = GoPacer() if pacer is None else pacer
-    if globals_bytes is None:
+    if globals_bytes is None and not isinstance(source, TraceStream):
         commits = commits_of(source)
         globals_bytes = commits[-1].globals_scan if commits else EMPTY_PROGRAM_GLOBALS
     pacer.set_gc_percent(-1 if percent is None else percent)
@@ -271,6 +271,9 @@ def rerun(
     if calibrated and isinstance(source, TraceStream):
         calibration = calibrate(source, costs=costs, globals_bytes=globals_bytes)
         costs = calibration.costs(costs)
+        globals_bytes = calibration.globals_bytes
+    if globals_bytes is None:
+        globals_bytes = EMPTY_PROGRAM_GLOBALS
     program = _Program(
         source,
         pacer=pacer,

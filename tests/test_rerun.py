@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import pymem.rerun as module
 from pymem._native import ffi, lib
 from pymem.errors import ConfigError, PymemError
 from pymem.gc.costs import Costs
+from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS
 from pymem.replay import Player
 from pymem.rerun import Rerun, rerun
 from pymem.trace import EventKind, read_trace
-from pymem.workload.calibration import calibrate
+from pymem.workload.calibration import calibrate, roots_bytes
 from pymem.workload.columns import Columns, Event
 from pymem.workload.lifetimes import Lifetimes
 from pymem.workload.program_time import ProgramTime, program_time
@@ -267,6 +269,34 @@ def test_a_mark_scans_all_that_was_there_when_it_began() -> None:
             player.heap.call(lib.pymem_mark_get, totals)
             scanned.append((int(totals.heap_scan), int(totals.bytes_marked)))
     assert scanned == [(50_000 * 64, 50_000 * 64), (100_000 * 64, 100_000 * 64)]
+
+
+@given(
+    st.lists(st.integers(8 << 20, 1 << 30), min_size=20, max_size=60, unique=True),
+    st.integers(10, 800),
+    st.integers(100_000, 10_000_000),
+)
+def test_recorded_goals_tell_the_roots(marked: list[int], gogc: int, roots: int) -> None:
+    """Of 20 goals one may be another; the first of all came before any mark."""
+    marked = [8192 * (i + m // 8192) for i, m in enumerate(marked)]
+    goals = [4 << 20, *(m + (m + roots) * gogc // 100 for m in marked)]
+    goals[3] += 1 << 20
+    told = roots_bytes(marked, goals)
+    clear = sum(abs(a - b) >= 4096 for a, b in pairwise(marked))
+    assert clear < 5 or told == pytest.approx(roots, abs=100 / gogc + 2)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_few_goals_tell_nothing(n: int) -> None:
+    assert roots_bytes([10 << 20] * n, [12 << 20] * n) is None
+    assert roots_bytes([10 << 20] * 9, [12 << 20] * n) is None
+
+
+def test_roots_of_a_recording() -> None:
+    """The cache is a small program: /gc/scan/globals:bytes of an empty one, and some stack."""
+    found = calibrate(stream(), costs=Costs(), globals_bytes=None).globals_bytes
+    assert found is not None
+    assert 0 <= found - EMPTY_PROGRAM_GLOBALS < 32 << 10
 
 
 # ---- lifetimes ----

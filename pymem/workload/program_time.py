@@ -87,6 +87,8 @@ class ProgramTime(NamedTuple):
     """Of its own time a goroutine of the program has so much before it waits for something or yields, on average."""
     mark_ns: int
     """P-time of marking, assists and all."""
+    goals: tuple[int, ...] = ()
+    """Bytes: the goals that the recorded pacer set, one after each mark."""
 
     def busy_at(self, time: int) -> float:
         """Return how many Ps the program kept at work around a recorded time."""
@@ -249,10 +251,11 @@ def _before(change: npt.NDArray[np.int64], was: int) -> npt.NDArray[np.int64]:
 
 def program_time(path: str | os.PathLike[str], *, procs: int, costs: Costs) -> ProgramTime:
     """Read a trace and return the program's own time in it. procs: its GOMAXPROCS."""
-    survey, parts = _Survey(procs), []
+    survey, parts, goals = _Survey(procs), [], []
     with TraceReader(path) as reader:
         for batch in reader.batches():
             parts.append(survey.stretches(batch, reader.strings))
+            goals += batch.a[batch.kind == EventKind.HEAP_GOAL].tolist()
     if not parts:
         return ProgramTime(np.zeros(0, np.int64), np.zeros(0), np.ones(1), _NEVER, 0)
     whole = _Stretch(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -262,7 +265,7 @@ def program_time(path: str | os.PathLike[str], *, procs: int, costs: Costs) -> P
     left = int(whole.leaves.sum())
     used = float((np.diff(own, prepend=0.0) * busy[window]).sum())
     gives_way = max(used / left, 1.0) if left else _NEVER
-    return ProgramTime(whole.time[last], own[last], busy, gives_way, _mark_ns(whole))
+    return ProgramTime(whole.time[last], own[last], busy, gives_way, _mark_ns(whole), tuple(goals))
 
 
 def _busy(s: _Stretch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
