@@ -1,6 +1,6 @@
 """How well a rerun predicts the real program: each recorded once at GOGC=20, predicted for others, held against reruns.
 
-    python bench/vs_reruns.py TRACES [--only NAME] [--markdown]
+    python bench/vs_reruns.py TRACES [--only NAME] [--apart NAME] [--markdown]
 
 TRACES is the folder that `python tests/oracle/reruns.py --traces TRACES` filled. What real Go did, and its noise over
 ten runs, is in tests/golden/reruns.json. An error is the distance from the median of the real runs, in percent of it;
@@ -109,6 +109,15 @@ def print_markdown(rows: Iterable[Row]) -> None:
         print("| " + " | ".join(cells) + " |")
 
 
+def print_programs(rows: list[Row]) -> None:
+    """Print the mean absolute errors of each program at each number of Ps."""
+    for program, procs in dict.fromkeys((row.program, row.gomaxprocs) for row in rows):
+        mine = [row for row in rows if (row.program, row.gomaxprocs) == (program, procs)]
+        errors = (statistics.fmean(abs(row.figures[name].error) for row in mine) for name in list(TITLES)[:3])
+        print(f"{program} {procs}: " + " / ".join(f"{error:.0%}" for error in errors), end="; ")
+    print()
+
+
 def print_means(rows: list[Row]) -> None:
     """Print mean absolute errors beside the noise."""
     for name, title in TITLES.items():
@@ -126,6 +135,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("traces", type=Path)
     parser.add_argument("--only", action="append", help="one program; may be given again")
+    parser.add_argument(
+        "--apart", action="append", help="a program not tuned on; means apart; may be given again"
+    )
     parser.add_argument("--costs", help="file of costs, by bench/costs.py")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/prediction.md")
     parser.add_argument("--set", action="append", default=[], help="an option of rerun, as NAME=JSON")
@@ -147,7 +159,15 @@ def main() -> None:
         )
     if options.markdown:
         print_markdown(rows)
-    print_means(rows)
+    print_programs(rows)
+    for title, apart in (("means:", False), ("apart:", True)):
+        group = [row for row in rows if (row.program in (options.apart or [])) == apart]
+        if group:
+            print(title)
+            print_means(group)
+    if options.apart:
+        print("all:")
+        print_means(rows)
 
 
 if __name__ == "__main__":

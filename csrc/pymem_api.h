@@ -395,7 +395,8 @@ typedef struct trace_reader trace_reader;
  *   ASSIST_ACTIVE a goroutine
  *   PROCS_CHANGE  a GOMAXPROCS
  *   PROC_*        a P (not PROC_STOP: its own);  PROC_STEAL: b thread it is taken from
- *   GO_*          a goroutine created, started or switched to;  GO_BLOCK, GO_STOP: b string index of the reason
+ *   GO_*          a goroutine created, started or switched to;  GO_BLOCK, GO_STOP: b string index of the reason;
+ *                 GO_CREATE, GO_CREATE_BLOCKED: c is 1 where it is the runtime's own, or its tracer's
  */
 enum trace_kind {
     TRACE_OBJECT_ALLOC = 0,

@@ -278,6 +278,14 @@ static int caches_fresh(pymem_heap *h) {
                 stale);
 }
 
+/* Bytes that may hold pointers: what is born while a mark runs is not scanned by it. */
+static uint64_t scan_born(const pymem_heap *h) {
+    uint64_t sum = h->heap_scan;
+    for (int32_t i = 0; i < h->nprocs; i++)
+        if (h->procs[i]) sum += h->procs[i]->cache->scan_alloc;
+    return sum;
+}
+
 static int do_sweep_done(pymem_replay *r, proc *p) {
     pymem_heap *h = r->h;
     if (r->cycle == CYCLE_BEGUN) return fail(h, PYMEM_EFORMAT, "a cycle begins before the last one has turned (FLIP)");
@@ -286,16 +294,10 @@ static int do_sweep_done(pymem_replay *r, proc *p) {
     bool running = h->gc_running;
     rc = gc_begin(h, p);
     h->gc_running = running; /* the record has its own rows for the phase */
-    if (!rc) r->cycle = CYCLE_BEGUN;
-    return rc;
-}
-
-/* Bytes that may hold pointers: what is born while a mark runs is not scanned by it. */
-static uint64_t scan_born(const pymem_heap *h) {
-    uint64_t sum = h->heap_scan;
-    for (int32_t i = 0; i < h->nprocs; i++)
-        if (h->procs[i]) sum += h->procs[i]->cache->scan_alloc;
-    return sum;
+    if (rc) return rc;
+    r->cycle = CYCLE_BEGUN;
+    h->born_before = scan_born(h); /* a trace has no row for the phase; where there is one, it comes next and decides */
+    return PYMEM_OK;
 }
 
 static int do_flip(pymem_replay *r) {

@@ -186,7 +186,7 @@ static void forget_generation(trace_reader *r) {
     trace_map_clear(&r->string_ids);
     trace_map_clear(&r->type_ids);
     memset(r->small_types, 0xff, sizeof r->small_types);
-    trace_map_clear(&r->gc_stacks);
+    trace_map_clear(&r->stack_tells);
     trace_map_clear(&r->batch_ids);
 }
 

@@ -267,6 +267,11 @@ static int describe_string(trace_reader *r, uint64_t id, struct columns_of_event
     return status;
 }
 
+static bool stack_tells(const trace_reader *r, uint64_t id, enum trace_stack_tells what) {
+    uint32_t told = trace_map_get(&r->stack_tells, id);
+    return told != TRACE_NONE && told & what;
+}
+
 static int describe(trace_reader *r, const struct trace_cursor *c, const uint64_t *args, struct columns_of_event *e) {
     switch (c->type) {
     case EV_HEAP_OBJECT:
@@ -283,7 +288,12 @@ static int describe(trace_reader *r, const struct trace_cursor *c, const uint64_
     case EV_GOROUTINE_STACK_FREE: e->a = r->info.min_heap_addr + args[0] * r->info.stack_align; return PYMEM_OK;
     case EV_GC_BEGIN:
         e->a = args[0];
-        e->c = trace_map_get(&r->gc_stacks, args[1]) != TRACE_NONE;
+        e->c = stack_tells(r, args[1], STACK_FORCES_GC);
+        return PYMEM_OK;
+    case EV_GO_CREATE:
+    case EV_GO_CREATE_BLOCKED:
+        e->a = args[0];
+        e->c = stack_tells(r, args[1], STACK_IS_RUNTIMES);
         return PYMEM_OK;
     case EV_STW_BEGIN:
     case EV_GO_BLOCK:

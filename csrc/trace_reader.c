@@ -112,7 +112,7 @@ const char *trace_error(const trace_reader *r, uint64_t *offset) {
 }
 
 static void free_maps(trace_reader *r) {
-    struct trace_map *maps[] = {&r->string_ids,  &r->type_ids,      &r->gc_stacks, &r->m_ids,
+    struct trace_map *maps[] = {&r->string_ids,  &r->type_ids,      &r->stack_tells, &r->m_ids,
                                 &r->type_hashes, &r->string_hashes, &r->batch_ids};
     for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) trace_map_free(maps[i]);
 }

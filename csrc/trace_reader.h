@@ -18,6 +18,7 @@
 #ifndef TRACE_READER_H
 #define TRACE_READER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "pymem_api.h"
@@ -35,6 +36,9 @@ struct trace_bytes {
     const uint8_t *p;
     const uint8_t *end;
 };
+
+/* What a stack tells, bits. */
+enum trace_stack_tells { STACK_FORCES_GC = 1 /* runtime.GC is in it */, STACK_IS_RUNTIMES = 2 /* see frame_tells */ };
 
 /* One batch of the generation, and the next one of the same M (or of the same table), or TRACE_NONE. */
 struct trace_batch {
@@ -121,7 +125,7 @@ struct trace_reader {
     uint32_t num_texts, cap_texts;
     struct trace_map type_ids;               /* type id -> index into types */
     uint32_t small_types[TRACE_SMALL_TYPES]; /* the same for small ids, TRACE_NONE for none */
-    struct trace_map gc_stacks;              /* ids of stacks with runtime.GC in them */
+    struct trace_map stack_tells;            /* stack id -> enum trace_stack_tells, of those that tell something */
 
     /* The whole trace. */
     struct trace_m *ms;

@@ -81,26 +81,43 @@ int trace_string_index(trace_reader *r, uint64_t id, uint32_t *index) {
 
 /* ---- stacks ---- */
 
-static int is_runtime_gc(const trace_reader *r, uint64_t string_id) {
-    static const struct trace_text name = {"runtime.GC", 10, 0};
-    uint32_t i = trace_map_get(&r->string_ids, string_id);
-    return i != TRACE_NONE && same_text(&r->texts[i], &name);
+static bool is_named(const struct trace_text *text, const char *name) {
+    size_t len = strlen(name);
+    return text->len == len && memcmp(text->bytes, name, len) == 0;
 }
 
-/* Only one thing is asked of a stack: whether runtime.GC is in it. All strings are known by now. */
+static bool starts_with(const struct trace_text *text, const char *start) {
+    size_t len = strlen(start);
+    return text->len >= len && memcmp(text->bytes, start, len) == 0;
+}
+
+/* What a frame tells. outermost: the goroutine began in it; those that the runtime starts for itself and for its tracer
+ * begin in functions of its packages, the program's main goroutine in runtime.main. Go: internal/trace's
+ * IsSystemGoroutine
+ */
+static uint32_t frame_tells(const trace_reader *r, uint64_t string_id, bool outermost) {
+    uint32_t i = trace_map_get(&r->string_ids, string_id);
+    if (i == TRACE_NONE) return 0;
+    const struct trace_text *name = &r->texts[i];
+    uint32_t told = is_named(name, "runtime.GC") ? STACK_FORCES_GC : 0;
+    bool own = starts_with(name, "runtime.") || starts_with(name, "runtime/trace.");
+    return outermost && own && !is_named(name, "runtime.main") ? told | STACK_IS_RUNTIMES : told;
+}
+
+/* Innermost frames come first. All strings are known by now. */
 int trace_read_stacks(trace_reader *r, struct trace_bytes b) {
     b.p++;
     while (b.p != b.end) {
         uint64_t head[2]; /* id, frames */
         struct trace_bytes entry = b;
         if (read_entry(&b, EV_STACK, head, 2) != 0) return bad_table(r, entry, "stack");
-        int forced = 0;
+        uint32_t told = 0;
         for (uint64_t i = 0; i < head[1]; i++) {
             uint64_t frame[4]; /* pc, function, file, line */
             if (read_numbers(&b, frame, 4) != 0) return bad_table(r, entry, "stack");
-            forced |= is_runtime_gc(r, frame[1]);
+            told |= frame_tells(r, frame[1], i + 1 == head[1]);
         }
-        int status = forced ? trace_map_put(r, &r->gc_stacks, head[0], 1) : PYMEM_OK;
+        int status = told ? trace_map_put(r, &r->stack_tells, head[0], told) : PYMEM_OK;
         if (status != PYMEM_OK) return status;
     }
     return PYMEM_OK;

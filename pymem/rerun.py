@@ -153,8 +153,10 @@ class _Program:
         self._scale = time_scale
         self._time = calibration.time if calibration else None
         if self._time and procs == source.procs:
-            self.collector.turns.slice_ns = max(1, int(self._time.slice_ns))
+            self.collector.turns.gives_way_ns = self._time.gives_way_ns
         self._last: float | None = None
+        self._fault_byte_ns = costs.fault_page_ns / lib.PYMEM_PAGE_SIZE
+        self._touched: int | None = None  # bytes of memory that the program had last
         self._begun = False
 
     def play(self, columns: Columns) -> None:
@@ -163,6 +165,8 @@ class _Program:
             self._begun = True
         self.collector.busy = self._busy(columns)
         for row, why in self.player.steps(columns, most=_SAMPLE_ROWS):
+            if self._time and self._procs == self._recorded_procs:
+                self.collector.busy = round(self._time.busy_at(int(columns.time[max(row - 1, 0)])))
             self._pass(int(columns.time[max(row - 1, 0)]))
             if not self._ready():
                 continue
@@ -188,15 +192,23 @@ class _Program:
         if self._last is not None and now > self._last:
             self.collector.charge((now - self._last) * self._scale)
         self._last = now
+        self._fault()
+
+    def _fault(self) -> None:
+        """Charge the page faults of memory that is new to the program, or was given back and is taken again."""
+        if not self._begun:
+            return
+        touched = self.collector.pacer.mapped_ready
+        if self._touched is not None and touched > self._touched:
+            self.collector.charge((touched - self._touched) * self._fault_byte_ns)
+        self._touched = touched
 
     def _busy(self, columns: Columns) -> int:
-        """Return how many Ps the program keeps at work: as recorded on so many, else as many as goroutines.
+        """Return how many Ps the program keeps at work, where the record of so many does not tell: one a goroutine.
 
         A goroutine counts if it makes a fair share of a chunk's allocations. Those that take turns count as if they
         ran side by side.
         """
-        if self._time and self._procs == self._recorded_procs:
-            return round(self._time.busy)
         allocs = columns.kind == Event.ALLOC
         who = columns.goroutine[allocs] if columns.goroutine.any() else columns.proc[allocs]
         if not len(who):
@@ -249,7 +261,7 @@ def rerun(
     if not 1 <= procs <= MOST_PROCS:
         raise ConfigError(f"gomaxprocs={procs}: give 1 to {MOST_PROCS:,}")
     pacer = GoPacer() if pacer is None else pacer
-    if globals_bytes is None:
+    if globals_bytes is None and not isinstance(source, TraceStream):
         commits = commits_of(source)
         globals_bytes = commits[-1].globals_scan if commits else EMPTY_PROGRAM_GLOBALS
     pacer.set_gc_percent(-1 if percent is None else percent)
@@ -259,6 +271,9 @@ def rerun(
     if calibrated and isinstance(source, TraceStream):
         calibration = calibrate(source, costs=costs, globals_bytes=globals_bytes)
         costs = calibration.costs(costs)
+        globals_bytes = calibration.globals_bytes
+    if globals_bytes is None:
+        globals_bytes = EMPTY_PROGRAM_GLOBALS
     program = _Program(
         source,
         pacer=pacer,

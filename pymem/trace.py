@@ -87,6 +87,7 @@ class EventKind(IntEnum):
     PROC_STEAL = 25
     """``a`` the P, ``b`` the thread it was taken from."""
     GO_CREATE = 26
+    """``c`` 1 where the goroutine is the runtime's own, or its tracer's; also of GO_CREATE_BLOCKED."""
     GO_CREATE_SYSCALL = 27
     GO_CREATE_BLOCKED = 28
     GO_START = 29

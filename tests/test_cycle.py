@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import pymem
 from pymem.gc.costs import Costs
-from pymem.gc.cpu import Share, share_out
+from pymem.gc.cpu import Share, Turns, share_out
 from pymem.gc.events import GCEvent, GCPhase
 from pymem.stats.gctrace import parse_gctrace
 
@@ -217,6 +217,30 @@ def test_processor_time_adds_up() -> None:
         assert cpu.gc_total == cpu.gc_assist + cpu.gc_dedicated + cpu.gc_idle + cpu.gc_pause
         assert cpu.user + cpu.idle + cpu.gc_total + cpu.scavenge_total == cpu.total
         assert cpu.user > 0
+
+
+@pytest.mark.parametrize("start", [10_000_000, 25_000_000, 39_999_999, 1_000_000_001])
+def test_slices_take_10_to_20_ms(start: int) -> None:
+    """The worker's turn comes when the second look after the goroutine's start finds it there still."""
+    share, turns, passed = Share(0, 0.25, 0, 0, 0.75), Turns(), 100_000_000
+    turns.begin(start)
+    waits, first = turns.turn(share, start, goal=0.25, passed=1, worked=0)
+    assert waits.fractional == 0
+    assert 0 < first <= 20_000_000
+    marks, turn = turns.turn(share, start + int(first), goal=0.25, passed=passed, worked=0)
+    assert (marks.fractional, marks.speed) == (1.0, 0.0)
+    done = start + int(first + turn)
+    waits, then = turns.turn(share, done, goal=0.25, passed=passed, worked=passed)
+    assert waits.fractional == 0
+    assert 10_000_000 <= then <= 20_000_000
+    assert (done + int(then)) % 10_000_000 == pytest.approx(0, abs=1)
+
+
+def test_slices_end_where_the_program_gives_way() -> None:
+    share, turns = Share(0, 0.25, 0, 0, 0.75), Turns()
+    turns.gives_way_ns = 2e6
+    turns.begin(5_500_000)
+    assert turns.turn(share, 5_500_000, goal=0.25, passed=1, worked=0)[1] == 500_000
 
 
 def test_share_out() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pymem.rerun as module
+from pymem._native import ffi, lib
 from pymem.errors import ConfigError, PymemError
 from pymem.gc.costs import Costs
+from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS
+from pymem.replay import Player
 from pymem.rerun import Rerun, rerun
-from pymem.workload.calibration import calibrate
+from pymem.trace import EventKind, read_trace
+from pymem.workload.calibration import calibrate, roots_bytes
 from pymem.workload.columns import Columns, Event
 from pymem.workload.lifetimes import Lifetimes
 from pymem.workload.program_time import ProgramTime, program_time
@@ -201,7 +206,7 @@ def test_program_time_less_by_dearer_events() -> None:
 
 
 def test_program_time_between_points() -> None:
-    time = ProgramTime(np.array([10, 20, 40]), np.array([0.0, 5.0, 5.0]), 1.0, 1e7, 0)
+    time = ProgramTime(np.array([10, 20, 40]), np.array([0.0, 5.0, 5.0]), np.ones(1), 1e7, 0)
     assert [time.at(t) for t in (10, 14, 20, 30, 40, 99)] == [0.0, 2.0, 5.0, 5.0, 5.0, 5.0]
 
 
@@ -212,6 +217,86 @@ def test_calibration_scales_marking_only() -> None:
     assert replace(costs, mark_byte_ns=0, mark_object_ns=0) == replace(
         Costs(), mark_byte_ns=0, mark_object_ns=0
     )
+
+
+def test_program_time_less_by_dearer_faults() -> None:
+    own = [
+        program_time(TRACE, procs=1, costs=replace(Costs(), fault_page_ns=ns)).own[-1]
+        for ns in (0.0, 5e3, 5e4)
+    ]
+    assert own == sorted(own, reverse=True)
+    assert own[0] > own[-1]
+
+
+def test_sweeping_is_not_the_programs_time() -> None:
+    """Without a cost of anything else what is left is what the trace shows as neither the runtime's nor a sweep."""
+    costs = Costs(malloc_ns=0, trace_event_ns=0, fault_page_ns=0)
+    time = program_time(TRACE, procs=1, costs=costs)
+    trace = read_trace(TRACE, kinds=[EventKind.SWEEP_BEGIN, EventKind.SWEEP_END])
+    begins, ends = (trace.time[trace.kind == kind] for kind in (EventKind.SWEEP_BEGIN, EventKind.SWEEP_END))
+    assert len(begins) == len(ends) > 0
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        assert time.at(end) == pytest.approx(time.at(begin), abs=1)
+
+
+def test_busy_is_as_recorded_around_a_time() -> None:
+    time = ProgramTime(np.array([0, 300_000_000]), np.zeros(2), np.array([1.0, 2.0, 1.5]), 1e7, 0)
+    assert [time.busy_at(t) for t in (-1, 0, 150_000_000, 250_000_000, 10**12)] == [1.0, 1.0, 2.0, 1.5, 1.5]
+
+
+def test_fresh_memory_costs_page_faults() -> None:
+    """Each page that the heap grew by is paid for once: no more than there are, and no less than grew in sight."""
+    free, once, twice = (
+        again(gogc="off", calibrated=False, costs=replace(Costs(), fault_page_ns=ns))
+        for ns in (0.0, 8192, 16384)
+    )
+    grown = int(free.timeline["mapped_ready"][-1]) - int(free.timeline["mapped_ready"][0])
+    assert 0 < grown <= once.virtual_ns - free.virtual_ns <= free.memstats.sys
+    assert twice.virtual_ns - free.virtual_ns == pytest.approx(
+        2 * (once.virtual_ns - free.virtual_ns), rel=0.01
+    )
+
+
+def test_a_mark_scans_all_that_was_there_when_it_began() -> None:
+    """Without a row for the phase, as in execution traces: it begins where the sweep is done."""
+    totals, scanned = ffi.new("pymem_mark_totals *"), []
+    columns = program(forced=False).columns
+    with Player(program(forced=False)) as player:
+        start = 0
+        for end in np.flatnonzero(columns.kind == Event.FLIP):
+            player.play(columns[start : int(end) + 1])
+            start = int(end) + 1
+            player.heap.call(lib.pymem_mark_get, totals)
+            scanned.append((int(totals.heap_scan), int(totals.bytes_marked)))
+    assert scanned == [(50_000 * 64, 50_000 * 64), (100_000 * 64, 100_000 * 64)]
+
+
+@given(
+    st.lists(st.integers(8 << 20, 1 << 30), min_size=20, max_size=60, unique=True),
+    st.integers(10, 800),
+    st.integers(100_000, 10_000_000),
+)
+def test_recorded_goals_tell_the_roots(marked: list[int], gogc: int, roots: int) -> None:
+    """Of 20 goals one may be another; the first of all came before any mark."""
+    marked = [8192 * (i + m // 8192) for i, m in enumerate(marked)]
+    goals = [4 << 20, *(m + (m + roots) * gogc // 100 for m in marked)]
+    goals[3] += 1 << 20
+    told = roots_bytes(marked, goals)
+    clear = sum(abs(a - b) >= 4096 for a, b in pairwise(marked))
+    assert clear < 5 or told == pytest.approx(roots, abs=100 / gogc + 2)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_few_goals_tell_nothing(n: int) -> None:
+    assert roots_bytes([10 << 20] * n, [12 << 20] * n) is None
+    assert roots_bytes([10 << 20] * 9, [12 << 20] * n) is None
+
+
+def test_roots_of_a_recording() -> None:
+    """The cache is a small program: /gc/scan/globals:bytes of an empty one, and some stack."""
+    found = calibrate(stream(), costs=Costs(), globals_bytes=None).globals_bytes
+    assert found is not None
+    assert 0 <= found - EMPTY_PROGRAM_GLOBALS < 32 << 10
 
 
 # ---- lifetimes ----

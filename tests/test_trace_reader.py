@@ -196,6 +196,12 @@ def test_forced_cycles() -> None:
     assert read_trace(DATA / "go127_second.trace", kinds=[EventKind.GC_BEGIN]).c.sum() == 0
 
 
+def test_goroutines_of_the_runtime() -> None:
+    """A tracer starts goroutines of its own; the program's are not taken for such."""
+    trace = read_trace(DATA / "go127.trace", kinds=[EventKind.GO_CREATE])
+    assert 0 < trace.c.sum() < len(trace)
+
+
 def test_reasons() -> None:
     trace = read_trace(DATA / "go127.trace", kinds=[EventKind.STW_BEGIN])
     reasons = [trace.strings[i] for i in trace.b]

@@ -119,6 +119,7 @@ class Generation:
 
     strings: dict[int, str] = field(default_factory=dict)
     forced: set[int] = field(default_factory=set)
+    runtimes: set[int] = field(default_factory=set)
     types: dict[int, tuple[int, int, int, str]] = field(default_factory=dict)
     stacks: dict[int, list[int]] = field(default_factory=dict)
     events: dict[int, list[tuple[int, int, str, Args]]] = field(default_factory=dict)
@@ -156,7 +157,9 @@ class Wire:
             return 0, generation.strings[string] if string else "", 0
         a = next((args[key] for key in PLAIN if key in args), 0)
         b = {"ProcSteal": "m", "GCSweepEnd": "reclaimed_value"}.get(name)
-        return a, args[b] if b else 0, int(name == "GCBegin" and args["stack"] in generation.forced)
+        told = name == "GCBegin" and args["stack"] in generation.forced
+        told |= name in ("GoCreate", "GoCreateBlocked") and args["new_stack"] in generation.runtimes
+        return a, args[b] if b else 0, int(told)
 
 
 def read_wire(text: str) -> Wire:
@@ -192,6 +195,8 @@ def read_wire(text: str) -> Wire:
     for one in wire.generations.values():
         gc = {i for i, string in one.strings.items() if string == "runtime.GC"}
         one.forced = {i for i, functions in one.stacks.items() if gc.intersection(functions)}
+        own = {i for i, s in one.strings.items() if re.match(r"runtime(/trace)?\.(?!main$)", s)}
+        one.runtimes = {i for i, functions in one.stacks.items() if functions and functions[-1] in own}
     return wire
 
 

@@ -47,6 +47,9 @@ class Costs:
     scavenge_page_ns: float = 790.0
     """Each page of 8,192 bytes of it."""
 
+    fault_page_ns: float = 5000.0
+    """A page of 8,192 bytes touched first, in two page faults; in reruns only. Four programs' system time over their
+    faults, the collector off."""
     trace_event_ns: float = 88.0
     """An event that a program writes into its own trace; comes off the recorded time."""
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 __all__ = ["TIME_SLICE", "Share", "Turns", "share_out"]
 
 TIME_SLICE = 10_000_000
-"""Nanoseconds that a goroutine runs before another gets its P. Go: forcePreemptNS."""
+"""Nanoseconds that a goroutine keeps its P at least, if others want it, and between two looks of the runtime at who
+has which P. Go: forcePreemptNS, sysmon."""
 _FRACTIONAL_SLACK = 1.2
 """How far a fractional worker goes beyond its share of the time, so that it is not behind again at once."""
 _FOREVER = 1e18
@@ -53,21 +54,31 @@ def share_out(procs: int, busy: int, *, dedicated: int, fractional: float, max_i
 class Turns:
     """Who has the program's Ps while there is a fractional worker: they cannot both.
 
-    The worker waits until the goroutine on its P has had its time slice, and then keeps the P until it is 20 % ahead of
-    its share of all time since marking began. Go: findRunnableGCWorker, pollFractionalWorkerExit.
+    The worker waits until the goroutine on its P gives way, and then keeps the P until it is 20 % ahead of its share of
+    all time since marking began. Go: findRunnableGCWorker, pollFractionalWorkerExit.
+
+    Goroutines are made to give way by a thread that looks at the Ps every 10 ms: at its first look it takes down who
+    has a P, and at the next, if that one still has it, has it stopped. So a slice takes 10 to 20 ms, and 20 where a
+    goroutine follows itself. Only in a young process does the thread look so often that slices take 10. Go: sysmon,
+    retake.
     """
 
-    __slots__ = ("_slice_end", "_worker_runs", "slice_ns")
+    __slots__ = ("_slice_end", "_worker_runs", "gives_way_ns")
 
     def __init__(self) -> None:
-        self.slice_ns = TIME_SLICE
-        """Nanoseconds that a goroutine of the program runs on, on average, when others wait; at most 10 ms."""
+        self.gives_way_ns = _FOREVER
+        """Nanoseconds after which a goroutine of the program gives its P away by itself, on average."""
         self._worker_runs = False
-        self._slice_end = 0  # when the goroutine that has the Ps will have had its time slice
+        self._slice_end = 0.0  # when the goroutine that has the Ps gives way
 
     def begin(self, now: int) -> None:
-        """Begin to mark. Slices are as old as the process."""
-        self._worker_runs, self._slice_end = False, (now // self.slice_ns + 1) * self.slice_ns
+        """Begin to mark."""
+        period = min(self.gives_way_ns, 2 * TIME_SLICE if now >= TIME_SLICE else TIME_SLICE)
+        self._worker_runs, self._slice_end = False, (now // period + 1) * period
+
+    def _gives_way(self, started: int) -> float:
+        """Return when a goroutine that has had its P since `started` gives it away."""
+        return min(started + self.gives_way_ns, (started // TIME_SLICE + 2) * TIME_SLICE)
 
     def turn(self, share: Share, now: int, *, goal: float, passed: int, worked: int) -> tuple[Share, float]:
         """Return how the Ps are used now, and for how long at most, ns.
@@ -86,5 +97,5 @@ class Turns:
             turn = (ahead * passed - worked / mutators) / (1 - ahead)
             if turn >= 1:
                 return share._replace(fractional=mutators, speed=0.0), turn
-            self._worker_runs, self._slice_end = False, now + self.slice_ns
+            self._worker_runs, self._slice_end = False, self._gives_way(now)
         return share._replace(fractional=0.0, speed=share.speed / (1 - goal)), max(self._slice_end - now, 1)

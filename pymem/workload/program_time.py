@@ -5,8 +5,9 @@ first the recorded one's time comes off:
 
     the world stopped                                   nothing of it is the program's
     a goroutine of the runtime has a P the program wants  the share of the Ps that the program had
-    a goroutine marks as an assist                      the same
-    each event that the tracer wrote                    `Costs.trace_event_ns`, on the P that wrote it
+    a goroutine of the program assists or sweeps        the same
+    each event that the program wrote                   `Costs.trace_event_ns`, on the P that wrote it
+    each page of the heap that was touched first        `Costs.fault_page_ns`; a rerun touches others
 
 What is left may not fall below what the allocations alone cost: the cost of an event is a mean, and where it is too
 much for a stretch, later stretches pay (time never runs backwards).
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgramTime", "program_time"]
 
-_SLICE = 10e6
-"""ns after which a goroutine is made to give way, if others wait."""
+_NEVER = 1e18
+"""ns."""
+_WINDOW = 100_000_000
+"""ns over which is averaged how many Ps the program keeps at work."""
+_ENOUGH = 0.05
+"""Share of a window in which that must have shown."""
 _EVERY = 512
 """Events between two points of the map, where nothing else asks for one."""
 _SYSTEM = (
@@ -45,20 +50,28 @@ _SYSTEM = (
     "force gc (idle)",
 )
 """Reasons for which only the runtime's own goroutines block."""
+_NOT_ITS_WILL = ("preempted", "GC mark assist wait for work", "wait until GC ends")
+"""Reasons for which a goroutine leaves its P that lie in the recorded collector, or in how long it has had it."""
 _LEAVES = (
     EventKind.GO_BLOCK, EventKind.GO_STOP, EventKind.GO_DESTROY, EventKind.GO_DESTROY_SYSCALL, EventKind.PROC_STOP,
 )  # fmt: skip
+_CREATES = (EventKind.GO_CREATE, EventKind.GO_CREATE_BLOCKED)
 _ENTERS = (EventKind.GO_START, EventKind.GO_SWITCH, EventKind.GO_SWITCH_DESTROY)
 _STATE = np.full(256, -1, np.int8)
 """What a P does after an event, 0: nothing, -1: the same as before."""
-_PROGRAM, _SYSTEMS, _MARKER, _WHOSE = 1, 2, 3, 4
-"""It runs the program; the runtime's own; somebody who marks; whichever of these the goroutine is."""
+_PROGRAM, _SYSTEMS, _MARKER, _ASSIST, _SWEEP, _WHOSE = 1, 2, 3, 4, 5, 6
+"""It runs the program; the runtime's own; of that, who marks; the program, which has to mark or to sweep before it may
+allocate; whichever of the first three the goroutine is."""
+_PAGE = 8192
 _MOSTLY = 4
 """A goroutine of the runtime that starts so many times more often while marking than otherwise is there to mark."""
+_COUNTED = ((_PROGRAM,), (_SYSTEMS, _MARKER, _ASSIST, _SWEEP), (_MARKER, _ASSIST), (_ASSIST, _SWEEP))
+"""States whose Ps are counted together: user, system, markers, held_up."""
 _STATE[list(_LEAVES)] = 0
-_STATE[list(_ENTERS)] = 4
-_STATE[[EventKind.ASSIST_BEGIN, EventKind.ASSIST_ACTIVE]] = 3
-_STATE[EventKind.ASSIST_END] = 1
+_STATE[list(_ENTERS)] = _WHOSE
+_STATE[[EventKind.ASSIST_BEGIN, EventKind.ASSIST_ACTIVE]] = _ASSIST
+_STATE[EventKind.SWEEP_BEGIN] = _SWEEP
+_STATE[[EventKind.ASSIST_END, EventKind.SWEEP_END]] = _WHOSE
 
 
 class ProgramTime(NamedTuple):
@@ -68,12 +81,21 @@ class ProgramTime(NamedTuple):
     """Points, ns, rising."""
     own: npt.NDArray[np.float64]
     """The program's own time at each, ns, never falling."""
-    busy: float
-    """Ps at work for the program, on average, while it was at work and nothing of the runtime stood in its way."""
-    slice_ns: float
-    """For how long a goroutine of the program kept its P, on average."""
+    busy: npt.NDArray[np.float64]
+    """Ps at work for the program, on average over each 100 ms, while nothing of the runtime stood in its way."""
+    gives_way_ns: float
+    """Of its own time a goroutine of the program has so much before it waits for something or yields, on average."""
     mark_ns: int
     """P-time of marking, assists and all."""
+    goals: tuple[int, ...] = ()
+    """Bytes: the goals that the recorded pacer set, one after each mark."""
+
+    def busy_at(self, time: int) -> float:
+        """Return how many Ps the program kept at work around a recorded time."""
+        if not len(self.recorded):
+            return 1.0
+        window = (time - int(self.recorded[0])) // _WINDOW
+        return float(self.busy[min(max(window, 0), len(self.busy) - 1)])
 
     def at(self, time: int) -> float:
         """Return the program's own time at a recorded one."""
@@ -93,17 +115,22 @@ class _Stretch(NamedTuple):
     span: npt.NDArray[np.int64]
     """ns since the point before."""
     events: npt.NDArray[np.int64]
+    """Written by the program while it did its own work."""
     allocs: npt.NDArray[np.int64]
+    fresh: npt.NDArray[np.int64]
+    """Pages that spans were made of for the first time."""
     user: npt.NDArray[np.int64]
     """Ps that ran the program."""
     system: npt.NDArray[np.int64]
-    """Ps that ran the runtime's own, or assists."""
+    """Ps that did the runtime's work, whoever had them."""
     markers: npt.NDArray[np.int64]
     """Of these, Ps that marked."""
+    held_up: npt.NDArray[np.int64]
+    """Of these, Ps that the program had: it assisted or swept."""
     stopped: npt.NDArray[np.int64]
     marking: npt.NDArray[np.int64]
     leaves: npt.NDArray[np.int64]
-    """Times that a goroutine of the program left its P."""
+    """Times that a goroutine of the program left its P, neither made to nor for the collector."""
 
 
 class _Survey:
@@ -114,45 +141,61 @@ class _Survey:
         self._system: set[int] = set()
         self._starts: dict[int, list[int]] = {}  # of the system's goroutines: outside of marking, and inside
         self._stopped = self._marking = 0
-        self._user = self._at_system = self._markers = 0
+        self._were = np.zeros(len(_COUNTED), np.int64)  # Ps that each of them counts
         self._last = -1
+        self._highest_page = 0
 
     def stretches(self, batch: EventBatch, strings: Sequence[str]) -> _Stretch:
         """Return what a batch tells; batches come in order."""
         marks = (batch.kind == EventKind.GC_BEGIN).astype(np.int64) - (batch.kind == EventKind.GC_END)
         stops = (batch.kind == EventKind.STW_BEGIN).astype(np.int64) - (batch.kind == EventKind.STW_END)
         self._learn(batch, strings, self._marking + np.cumsum(marks) > 0)
-        user, system, markers = (np.zeros(len(batch), np.int64) for _ in range(3))
-        self._follow(batch, user, system, markers)
-        points = (user != 0) | (system != 0) | (markers != 0) | (stops != 0) | (marks != 0)
+        changes = np.zeros((len(_COUNTED), len(batch)), np.int64)
+        by_program = np.zeros(len(batch), bool)
+        self._follow(batch, changes, by_program)
+        points = changes.any(axis=0) | (stops != 0) | (marks != 0)
         points[_EVERY - 1 :: _EVERY] = True
         points[-1] = True
         at = np.flatnonzero(points)
         time = batch.time[at]
+        user, system, markers, held_up = (
+            _before(np.cumsum(change)[at], int(was)) for change, was in zip(changes, self._were, strict=True)
+        )
         first = int(batch.time[0]) if self._last < 0 else self._last
         out = _Stretch(
             time=time,
             span=np.diff(time, prepend=first),
-            events=np.diff(at + 1, prepend=0),
+            events=_count(by_program, at),
             allocs=_count(batch.kind == EventKind.OBJECT_ALLOC, at),
-            user=_before(np.cumsum(user)[at], self._user),
-            system=_before(np.cumsum(system)[at], self._at_system),
-            markers=_before(np.cumsum(markers)[at], self._markers),
+            fresh=_count(self._fresh(batch), at),
+            user=user,
+            system=system,
+            markers=markers,
+            held_up=held_up,
             stopped=_before(np.cumsum(stops)[at], self._stopped),
             marking=_before(np.cumsum(marks)[at], self._marking),
-            leaves=_count(self._leaves(batch), at),
+            leaves=_count(self._leaves(batch, strings), at),
         )
-        self._user += int(user.sum())
-        self._at_system += int(system.sum())
-        self._markers += int(markers.sum())
+        self._were += changes.sum(axis=1)
         self._stopped = max(0, self._stopped + int(stops.sum()))
         self._marking = max(0, self._marking + int(marks.sum()))
         self._last = int(time[-1])
         return out
 
-    def _leaves(self, batch: EventBatch) -> npt.NDArray[np.bool_]:
+    def _fresh(self, batch: EventBatch) -> npt.NDArray[np.int64]:
+        """Return how many pages the spans made reach beyond all before: the heap's memory is taken in order."""
+        made = (batch.kind == EventKind.SPAN_ALLOC) | (batch.kind == EventKind.SPAN)
+        ends = np.where(made, batch.a.astype(np.int64) // _PAGE + batch.b.astype(np.int64), 0)
+        highest = np.maximum.accumulate(np.concatenate([[self._highest_page], ends]))
+        out = np.minimum(np.diff(highest), ends - batch.a.astype(np.int64) // _PAGE)
+        out[~made | (batch.kind == EventKind.SPAN)] = 0  # what was there before the recording is not fresh
+        self._highest_page = int(highest[-1])
+        return out
+
+    def _leaves(self, batch: EventBatch, strings: Sequence[str]) -> npt.NDArray[np.bool_]:
+        forced = [i for i, text in enumerate(strings) if text in _NOT_ITS_WILL]
         left: npt.NDArray[np.bool_] = (batch.kind == EventKind.GO_BLOCK) | (batch.kind == EventKind.GO_STOP)
-        left[left] = ~np.isin(batch.g[left], list(self._system))
+        left[left] = ~np.isin(batch.g[left], list(self._system)) & ~np.isin(batch.b[left], forced)
         return left
 
     def _learn(self, batch: EventBatch, strings: Sequence[str], marking: npt.NDArray[np.bool_]) -> None:
@@ -160,6 +203,7 @@ class _Survey:
         reasons = [i for i, text in enumerate(strings) if text in _SYSTEM]
         own = (batch.kind == EventKind.GO_BLOCK) & np.isin(batch.b, reasons)
         self._system |= set(np.unique(batch.g[own]).tolist())
+        self._system |= set(batch.a[np.isin(batch.kind, _CREATES) & (batch.c == 1)].tolist())
         starts = batch.kind == EventKind.GO_START
         for inside in (False, True):
             who, times = np.unique(batch.a[starts & (marking == inside)], return_counts=True)
@@ -167,27 +211,35 @@ class _Survey:
                 if g in self._system:
                     self._starts.setdefault(g, [0, 0])[inside] += n
 
-    def _follow(self, batch: EventBatch, *changes: npt.NDArray[np.int64]) -> None:
-        """Write down by how much the numbers of Ps with the program, the runtime and a marker change at each event."""
+    def _follow(
+        self, batch: EventBatch, changes: npt.NDArray[np.int64], by_program: npt.NDArray[np.bool_]
+    ) -> None:
+        """Write down by how much the counts of Ps change at each event, and which events the program wrote."""
         state = _STATE[batch.kind]
-        rows = np.flatnonzero(state >= 0)
-        state = state[rows]
-        enters = state == _WHOSE
-        who = batch.a[rows]
-        of_marker = np.isin(who, [g for g, (out, in_) in self._starts.items() if in_ > _MOSTLY * out])
-        of_system = np.isin(who, list(self._system))
-        state[enters] = np.where(of_marker, _MARKER, np.where(of_system, _SYSTEMS, _PROGRAM))[enters]
-        procs = np.minimum(batch.p[rows], len(self._states) - 2)
+        of = self._owners(batch)
+        state = np.where(state == _WHOSE, of, state)
+        procs = np.where((batch.p >= 0) & (batch.p < len(self._states) - 1), batch.p, len(self._states) - 1)
         for p in np.unique(procs):
             mine = np.flatnonzero(procs == p)
-            now = state[mine]
-            before = np.concatenate([self._states[p : p + 1] if p >= 0 else self._states[-1:], now[:-1]])
-            for change, of in zip(changes, ((_PROGRAM,), (_SYSTEMS, _MARKER), (_MARKER,)), strict=True):
-                change[rows[mine]] += np.isin(now, of).astype(np.int64) - np.isin(before, of)
+            now = np.concatenate([self._states[p : p + 1], state[mine]])
+            told = np.flatnonzero(now >= 0)
+            now = now[told[np.searchsorted(told, np.arange(len(now)), side="right") - 1]]
+            by_program[mine] = now[:-1] == _PROGRAM
+            for change, counted in zip(changes, _COUNTED, strict=True):
+                change[mine] += np.diff(np.isin(now, counted).astype(np.int64))
             self._states[p] = now[-1]
 
+    def _owners(self, batch: EventBatch) -> npt.NDArray[np.int8]:
+        """Return what a P does that works on the goroutine which an event is of, or that it starts."""
+        who = np.where(np.isin(batch.kind, _ENTERS), batch.a, batch.g)
+        of_marker = np.isin(who, [g for g, (out, in_) in self._starts.items() if in_ > _MOSTLY * out])
+        of_system = np.isin(who, list(self._system))
+        return np.where(of_marker, _MARKER, np.where(of_system, _SYSTEMS, _PROGRAM)).astype(np.int8)
 
-def _count(what: npt.NDArray[np.bool_], at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+
+def _count(
+    what: npt.NDArray[np.bool_] | npt.NDArray[np.int64], at: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
     """Return how many there are from one point to the next."""
     return np.diff(np.cumsum(what)[at], prepend=0)
 
@@ -199,39 +251,45 @@ def _before(change: npt.NDArray[np.int64], was: int) -> npt.NDArray[np.int64]:
 
 def program_time(path: str | os.PathLike[str], *, procs: int, costs: Costs) -> ProgramTime:
     """Read a trace and return the program's own time in it. procs: its GOMAXPROCS."""
-    survey, parts = _Survey(procs), []
+    survey, parts, goals = _Survey(procs), [], []
     with TraceReader(path) as reader:
         for batch in reader.batches():
             parts.append(survey.stretches(batch, reader.strings))
+            goals += batch.a[batch.kind == EventKind.HEAP_GOAL].tolist()
     if not parts:
-        return ProgramTime(np.zeros(0, np.int64), np.zeros(0), 1.0, _SLICE, 0)
+        return ProgramTime(np.zeros(0, np.int64), np.zeros(0), np.ones(1), _NEVER, 0)
     whole = _Stretch(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    busy = _busy(whole)
-    own = _own(whole, procs, busy, costs)
+    window, busy = _busy(whole)
+    own = _own(whole, procs, busy[window], costs)
     last = np.append(whole.time[1:] != whole.time[:-1], True)
-    return ProgramTime(whole.time[last], own[last], busy, _slice(whole), _mark_ns(whole))
+    left = int(whole.leaves.sum())
+    used = float((np.diff(own, prepend=0.0) * busy[window]).sum())
+    gives_way = max(used / left, 1.0) if left else _NEVER
+    return ProgramTime(whole.time[last], own[last], busy, gives_way, _mark_ns(whole), tuple(goals))
 
 
-def _busy(s: _Stretch) -> float:
+def _busy(s: _Stretch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the number of each stretch's window, and of all windows how many Ps were busy: as in all, if too short."""
+    window = (s.time - s.time[0]) // _WINDOW
     free = (s.system == 0) & (s.stopped <= 0) & (s.user > 0)
-    time = int(s.span[free].sum())
-    return max(1.0, float((s.span * s.user)[free].sum()) / time) if time else 1.0
-
-
-def _slice(s: _Stretch) -> float:
-    return min(_SLICE, float((s.span * s.user).sum()) / max(int(s.leaves.sum()), 1))
+    spans = np.bincount(window, weights=s.span * free)
+    used = np.bincount(window, weights=s.span * s.user * free)
+    mean = used.sum() / spans.sum() if spans.sum() else 1.0
+    known = spans >= _ENOUGH * _WINDOW
+    return window, np.maximum(np.where(known, used / np.maximum(spans, 1.0), mean), 1.0)
 
 
 def _mark_ns(s: _Stretch) -> int:
     return int((s.span * s.markers)[(s.marking > 0) & (s.stopped <= 0)].sum())
 
 
-def _own(s: _Stretch, procs: int, busy: float, costs: Costs) -> npt.NDArray[np.float64]:
+def _own(s: _Stretch, procs: int, busy: npt.NDArray[np.float64], costs: Costs) -> npt.NDArray[np.float64]:
     """Return the program's own time at the end of each stretch."""
-    displaced = (s.system > 0) & (s.user + s.system >= procs)
-    share = np.where(displaced, np.minimum(s.user / min(busy, procs), 1.0), 1.0)
+    displaced = (s.system > 0) & ((s.user + s.system >= procs) | (s.held_up > 0))
+    share = np.where(displaced, np.minimum(s.user / np.minimum(busy, procs), 1.0), 1.0)
     share[s.stopped > 0] = 0.0
     side_by_side = np.maximum(s.user, 1)
     least = np.cumsum(s.allocs * costs.malloc_ns / side_by_side)
-    above = np.cumsum(s.span * share - s.events * costs.trace_event_ns / side_by_side) - least
+    not_its = s.events * costs.trace_event_ns + s.fresh * costs.fault_page_ns
+    above = np.cumsum(s.span * share - not_its / side_by_side) - least
     return least + np.maximum.accumulate(np.maximum(above, 0.0))
