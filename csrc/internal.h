@@ -1,5 +1,5 @@
 /* The map of the core: every struct, and the prototypes grouped by the file that defines them. Includes point down:
- * each file may call those grouped above it here (api.c sits on top of all, os.c at the bottom). */
+ * each file may call those grouped above it here (the api files sit on top of all, os.c at the bottom). */
 #ifndef PYMEM_INTERNAL_H
 #define PYMEM_INTERNAL_H
 

@@ -1,5 +1,5 @@
 /* The one header between C and Python. cffi reads this very file as its cdef, so it holds plain declarations
- * only: constants as enums, opaque handles, flat structs. api.c validates every argument; nothing below it does.
+ * only: constants as enums, opaque handles, flat structs. the api files validate every argument; nothing below it does.
  * Units: bytes, unless a name says pages (8,192 bytes) or words (8 bytes). Addresses are emulated ones. */
 
 /* ---- status ---- */
