@@ -27,8 +27,8 @@ LIMITS = ("off", "5MiB", "10MiB")
 
 STEPS = 4000
 _SPAN = 8192
-_GROWN = 22_000
-_ROWS = 200_000
+_GROWN = 60_000
+_ROWS = 2_000_000
 
 
 @pytest.fixture(scope="session")
