@@ -363,6 +363,7 @@ void *os_grow(pymem_heap *h, void *p, size_t old_size, size_t new_size); /* the 
 void os_free(pymem_heap *h, void *p, size_t size);
 void *os_reserve(pymem_heap *h, size_t size); /* zeros, backed page by page at first touch; not in real_bytes */
 void os_unreserve(void *p, size_t size);
+void os_zero(char *p, size_t size);
 
 /* ---- stream.c: numbers to bytes and back ---- */
 typedef struct {

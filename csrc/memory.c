@@ -176,7 +176,7 @@ static void set_small_map(pymem_heap *h, uint64_t page, const mspan *s, uint32_t
 char *memory_at(const pymem_heap *h, uint64_t addr) { return h->memory->base + (addr - h->config.arena_base); }
 
 static void zero_slot(pymem_heap *h, uint64_t page, uint64_t slot_addr, uint64_t size) {
-    if (h->memory->state[page] & PAGE_DIRTY) memset(memory_at(h, slot_addr), 0, size);
+    if (h->memory->state[page] & PAGE_DIRTY) os_zero(memory_at(h, slot_addr), size);
 }
 
 /* The allocator has placed an object of size bytes at addr: zeros, and its pointer map. A tiny object that joined a

@@ -8,7 +8,7 @@
 #include "fault.h"
 #include "internal.h"
 
-enum { KEPT_FIRST = 256 << 10, KEPT_LAST = 8 << 20, KEPT_ALIGN = 8, HUGE_PAGE = 2 << 20 };
+enum { KEPT_FIRST = 256 << 10, KEPT_LAST = 8 << 20, KEPT_ALIGN = 8, HUGE_PAGE = 2 << 20, GIVEN_BACK = 1 << 20 };
 
 void *os_alloc(pymem_heap *h, size_t size) {
     void *p = fault_due(&h->faults) ? NULL : calloc(1, size);
@@ -42,6 +42,14 @@ void *os_reserve(pymem_heap *h, size_t size) {
 }
 
 void os_unreserve(void *p, size_t size) { munmap(p, size); }
+
+/* Of what was reserved. Large pieces are given back: they read as zeros, and take memory again only where written to.
+ */
+void os_zero(char *p, size_t size) {
+    size_t whole = size & ~(size_t)(PAGE_SIZE - 1);
+    if (whole < GIVEN_BACK || (uintptr_t)p % PAGE_SIZE || madvise(p, whole, MADV_DONTNEED)) whole = 0;
+    memset(p + whole, 0, size - whole);
+}
 
 /* ---- memory kept until the heap goes ----
  *

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from pymem._native import check, ffi, lib
-from pymem.errors import ClosedError, ConfigError
+from pymem.errors import ClosedError, ConfigError, ThreadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ class Heap:
     Closing drops the reference; the memory goes when no call in another thread still holds it.
     """
 
-    __slots__ = ("_handle", "armed", "on_stop")
+    __slots__ = ("_handle", "armed", "lock", "on_stop")
 
     def __init__(
         self,
@@ -74,6 +75,8 @@ class Heap:
         self._handle: Any = ffi.gc(out[0], lib.pymem_heap_free)
         self.armed = False
         """Whether stops may come. Writer: the collector."""
+        self.lock = RLock()
+        """Held through a call, and through all the calls of a collector's step."""
         self.on_stop: Callable[[int, int, UInt64s | None], None] | None = None
         """Called with the processor, why, and the objects that the allocator's caller does not hold yet, where an
         allocation came back early; then it goes on."""
@@ -87,7 +90,7 @@ class Heap:
             raise MemoryError("no memory for a new heap")
         heap = cls.__new__(cls)
         heap._handle = ffi.gc(out[0], lib.pymem_heap_free)
-        heap.armed, heap.on_stop = False, None
+        heap.armed, heap.on_stop, heap.lock = False, None, RLock()
         check(status, heap._handle)
         return heap
 
@@ -125,7 +128,13 @@ class Heap:
 
     def call(self, function: Any, *args: Any) -> None:
         """Call a function of the core on this heap and raise what its status means."""
-        handle = self.handle
-        status = function(handle, *args)
-        if status:
-            check(status, handle)
+        lock = self.lock
+        if not lock.acquire(blocking=False):
+            raise ThreadError("another thread is in this heap: give each thread a runtime of its own")
+        try:
+            handle = self.handle
+            status = function(handle, *args)
+            if status:
+                check(status, handle)
+        finally:
+            lock.release()

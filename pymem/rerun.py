@@ -260,6 +260,10 @@ def rerun(
     procs = source.procs if gomaxprocs is None else gomaxprocs
     if not 1 <= procs <= MOST_PROCS:
         raise ConfigError(f"gomaxprocs={procs}: give 1 to {MOST_PROCS:,}")
+    if not 0 < time_scale < float("inf"):
+        raise ConfigError(
+            f"time_scale={time_scale}: give how many times the recorded time the program takes, such as 0.9"
+        )
     pacer = GoPacer() if pacer is None else pacer
     if globals_bytes is None and not isinstance(source, TraceStream):
         commits = commits_of(source)

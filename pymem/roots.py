@@ -179,6 +179,8 @@ class Stack:
     def release(self) -> None:
         """Drop all frames."""
         self.roots.free()
+        for frame in self.frames:
+            frame.drop()
         self.frames.clear()
 
 
@@ -209,17 +211,16 @@ class Frame(Mapping[str, int]):
 
     def leave(self) -> None:
         """Take it off its stack, as the end of `with` does: for a frame found by `g.frames`."""
-        if self._entered and not self._stack.closed:
-            self._stack.pop(self, self._at(0))
+        if self._first is not None and not self._stack.closed:
+            self._stack.pop(self, self._first)
         self._first = None
 
-    @property
-    def _entered(self) -> bool:
-        """Whether it is on its stack; a goroutine's end takes all frames off."""
-        return self._first is not None and any(frame is self for frame in self._stack.frames)
+    def drop(self) -> None:
+        """Know that it is on its stack no more: a goroutine's end takes all frames off."""
+        self._first = None
 
     def _at(self, slot: int) -> int:
-        if self._first is None or not self._entered:
+        if self._first is None:
             raise ConfigError("this frame is not entered: use it in `with g.frame(...) as f:`")
         return self._first + slot
 

@@ -167,6 +167,7 @@ class Runtime:
         """Return the state of this runtime, which goes on undisturbed. Not for observers, in the middle of a step.
 
         What goes on from it gives the very results that this runtime gives. `Snapshot.save` writes it to a file.
+        ConfigError with compaction: its moves cannot be told again.
         """
         return capture(Parts(self._heap, self._types, self._sched, self._gc, self.globals))
 
@@ -220,9 +221,12 @@ class Runtime:
         _ = self._heap.handle
         before = self._sched.gomaxprocs
         if n is not None:
-            self._gc.settle()
+            count = self._sched.proc_count(n)
+            if count == before:
+                return before
+            self._gc.wait_on_mark()
             try:
-                self._sched.resize(self._sched.proc_count(n))
+                self._sched.resize(count)
             finally:  # without memory some of those that should go may be left
                 self._gc.resize(self._sched.gomaxprocs)
         return before
@@ -376,6 +380,8 @@ class Runtime:
         self._gc.settle()
         before = self._gc.pacer.set_gc_percent(-1 if percent is None else percent)
         self._gc.commit()
+        if percent is None:
+            self._gc.wait_on_mark()
         return before
 
     def set_memory_limit(self, limit: int | str | None) -> int:

@@ -28,6 +28,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TextIO
 
+from pymem._files import check_regular
 from pymem._heap import Heap
 from pymem.env import Settings
 from pymem.errors import ConfigError, PymemError, RecordingError
@@ -96,6 +97,7 @@ class Snapshot:
                 f"a snapshot with a pacer of one's own ({type(self.pacer).__name__}) cannot go to a file: keep it in"
                 " memory, or use Go's pacer"
             )
+        check_regular(path, "give the name of a file to write")
         path = Path(path)
         beside = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
@@ -242,7 +244,7 @@ def capture(parts: Parts) -> Snapshot:
         raise ConfigError(
             "a runtime with compaction=... has no snapshots: its moves cannot be told again; turn it off"
         )
-    if collector.telling:
+    if collector.owner.telling:
         raise ConfigError(
             "an observer cannot take a snapshot, the collector is at work: take it when the call is over"
         )

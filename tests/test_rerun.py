@@ -432,3 +432,10 @@ def test_bad_files_of_costs(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError):
         Costs.load(path)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
+def test_time_scale_is_checked(scale: float) -> None:
+    source = Workload.from_arrays([16] * 4)
+    with pytest.raises(ConfigError, match="time_scale"):
+        rerun(source, time_scale=scale)

@@ -42,7 +42,7 @@ CostsFile = Annotated[
     str | None,
     typer.Option(
         "--costs",
-        help="JSON file of what collecting costs (Costs.save); the defaults are not measured.",
+        help="JSON file of what collecting costs (Costs.save); the defaults are real Go's, of one machine.",
         metavar="FILE",
     ),
 ]
@@ -65,10 +65,10 @@ def replay(
     By itself: the recorded collections at their recorded places, the final MemStats, the heap by type and its
     fragmentation by size class.
 
-    With --gogc, --memory-limit, --gomaxprocs or --gctrace: the recorded program under the emulated pacer,
+    With any option but --json: the recorded program under the emulated pacer,
     which decides itself when to collect; one row a cycle. What is not given is 100, off, and as recorded.
     """
-    if gctrace or any(x is not None for x in (gogc, memory_limit, gomaxprocs)):
+    if gctrace or time_scale != 1.0 or any(x is not None for x in (gogc, memory_limit, gomaxprocs, costs)):
         _rerun(
             file,
             gctrace=gctrace,

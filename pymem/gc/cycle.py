@@ -27,10 +27,11 @@ from pymem.gc.cpu import TIME_SLICE, Share, Turns, share_out
 from pymem.gc.events import GCEvent, GCPhase, GCResult, Tally
 from pymem.gc.limiter import GCCPULimiter
 from pymem.gc.marking import GraphMark, Progress, RecordMark
+from pymem.gc.pacer import GoPacer
 from pymem.gc.pins import Pins
 from pymem.gc.scavenger import Scavenger
 from pymem.gc.state import CycleRecord, GCStats
-from pymem.gc.steps import whole
+from pymem.gc.steps import Owner, whole
 from pymem.gc.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -114,8 +115,7 @@ class Collector:
         self.clock = Clock(len(procs))
         self.limiter = GCCPULimiter(0, len(procs))
         self.observers: list[Callable[[GCEvent], None]] = []
-        self.telling = False
-        """Whether observers are being called: in the middle of a step."""
+        self.owner = Owner()
         self.busy = 1
         """Ps that the program keeps at work."""
         self.record: CycleRecord | None = None
@@ -138,10 +138,23 @@ class Collector:
 
     # ---- settings ----
 
+    @whole
+    def wait_on_mark(self) -> None:
+        """Bring the clock up to date, and let a mark under way run to its end. Go: gcWaitOnMark."""
+        try:
+            self.settle()
+            self.finish_mark()
+        finally:
+            self.arm()
+
     @property
     def off(self) -> bool:
-        """Whether no cycle ever starts by itself."""
-        return self.pacer.gc_percent < 0 and self.pacer.memory_limit >= _NO_QUANTUM
+        """Whether no cycle ever starts by itself. A policy of one's own may start some whatever GOGC is."""
+        return (
+            type(self.pacer) is GoPacer
+            and self.pacer.gc_percent < 0
+            and self.pacer.memory_limit >= _NO_QUANTUM
+        )
 
     @whole
     def commit(self) -> None:
@@ -167,9 +180,16 @@ class Collector:
         """Let the program have worked for ns of its own time; `settle` has it pass."""
         self._program_ns += ns
 
-    @whole
     def settle(self) -> None:
-        """Bring the clock to where the program's work so far has taken it, and let all others do their part."""
+        """Bring the clock to where the program's work so far has taken it, and let all others do their part.
+
+        For an observer time stands still.
+        """
+        if not self.owner.telling:
+            self._settle()
+
+    @whole
+    def _settle(self) -> None:
         self.heap.call(lib.pymem_work_done, self._two, self._two + 1)
         objects, size = int(self._two[0]), int(self._two[1])
         costs = self.costs
@@ -177,7 +197,10 @@ class Collector:
             size - self._work[1]
         ) * costs.malloc_byte_ns
         self._work = objects, size
-        ns = self._program_ns + self.scavenger.take_eager().ns
+        eager = self.scavenger.take_eager().ns
+        if eager:
+            self.limiter.add_assist_time(eager)
+        ns = self._program_ns + eager
         self._program_ns = 0.0
         self._run(ns)
         self.scavenger.set_limiting(self.limiter.limiting())
@@ -442,8 +465,8 @@ class Collector:
         self._count(progress)
         self.pacer.pay_assist(debtor, progress.work)
         ns = int(progress.ns)
+        self.limiter.add_assist_time(ns)
         if self.pacer.add_assist_time(self._procs.index(proc) if proc in self._procs else 0, ns):
-            self.limiter.add_assist_time(ns)
             self.limiter.update(self.clock.now)
         if progress.finished:
             self._pass_marking(self._turn()[0], ns)
@@ -690,9 +713,15 @@ class Collector:
         if self.observers:
             number = cycle.number if cycle else self.stats.num_gc
             event = GCEvent(phase, number, self.clock.now, self.pacer.heap_live, moves)
-            self.telling = True
+            self.owner.telling = True
             try:
                 for observer in self.observers:
-                    observer(event)
+                    self._show(observer, event)
             finally:
-                self.telling = False
+                self.owner.telling = False
+
+    def _show(self, observer: Callable[[GCEvent], None], event: GCEvent) -> None:
+        try:
+            observer(event)
+        except Exception as error:  # it comes when the step is over; who insists with Ctrl-C does not wait
+            self.owner.raised = self.owner.raised or error

@@ -1,7 +1,8 @@
-"""Steps of the collector that Ctrl-C does not cut in two: it comes when the step is over.
+"""Steps of the collector that nothing cuts in two: neither Ctrl-C, nor another thread, nor who looks on.
 
 A step is many calls of the core, and the heap is whole after each; but a cycle that has begun and that nobody knows of
-would be in the way for ever.
+would be in the way for ever. So Ctrl-C and what an observer raises come when the step is over; another thread is
+refused, and so is an observer that asks for a step amid one.
 """
 
 from __future__ import annotations
@@ -10,12 +11,40 @@ import signal
 import threading
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-__all__ = ["whole"]
+from pymem.errors import ConfigError, ThreadError
+
+if TYPE_CHECKING:
+    from pymem._heap import Heap
+
+__all__ = ["Owner", "Stepper", "whole"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Owner:
+    """Whether somebody is in a step, and what observers raised meanwhile."""
+
+    __slots__ = ("depth", "raised", "telling")
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.telling = False
+        """Whether observers are being called: in the middle of a step."""
+        self.raised: Exception | None = None
+        """The first thing that an observer raised; it comes when the step is over."""
+
+
+class Stepper(Protocol):
+    """Whose steps are to be whole."""
+
+    owner: Owner
+    heap: Heap
+
+
+S = TypeVar("S", bound=Stepper)
 
 
 class _Waiting:
@@ -31,22 +60,45 @@ class _Waiting:
         self.came = signal_and_frame
 
 
-def whole(step: Callable[P, R]) -> Callable[P, R]:
-    """Make a step whole. Only the main thread is ever interrupted."""
+def whole(step: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Make a method a whole step. ThreadError, ConfigError: nothing was done. Only the main thread is interrupted."""
 
     @wraps(step)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        before = signal.getsignal(signal.SIGINT)
-        foreign = threading.current_thread() is not threading.main_thread()
-        if foreign or isinstance(before, _Waiting) or not callable(before):
-            return step(*args, **kwargs)
-        waiting = _Waiting(before)
-        signal.signal(signal.SIGINT, waiting)
+    def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        owner = self.owner
+        if not self.heap.lock.acquire(blocking=False):
+            raise ThreadError("another thread is in this heap: give each thread a runtime of its own")
         try:
-            return step(*args, **kwargs)
+            if owner.telling:
+                raise ConfigError(
+                    "an observer cannot do this, the collector is at work: do it when the call is over"
+                )
+            if owner.depth:
+                return step(self, *args, **kwargs)
+            owner.depth = 1
+            try:
+                return _uninterrupted(step, self, *args, **kwargs)
+            finally:
+                owner.depth = 0
+                raised, owner.raised = owner.raised, None
+                if raised is not None:
+                    raise raised
         finally:
-            signal.signal(signal.SIGINT, before)
-            if waiting.came:
-                before(*waiting.came)
+            self.heap.lock.release()
 
     return run
+
+
+def _uninterrupted(step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    before = signal.getsignal(signal.SIGINT)
+    foreign = threading.current_thread() is not threading.main_thread()
+    if foreign or isinstance(before, _Waiting) or not callable(before):
+        return step(*args, **kwargs)
+    waiting = _Waiting(before)
+    signal.signal(signal.SIGINT, waiting)
+    try:
+        return step(*args, **kwargs)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if waiting.came:
+            before(*waiting.came)
