@@ -172,15 +172,15 @@ def test_goroutine_ends_while_marking() -> None:
 
 
 def test_fewer_processors_while_marking() -> None:
-    """The P that the cycle began on goes; dedicated workers may have all that are left."""
+    """The P that the cycle began on goes, once its mark is over. Go: stopTheWorldGC."""
     for p in (0, 3):
         with begin_mark(gomaxprocs=4) as rt:
             end_mark(rt)
             while not rt.marking:
                 rt.malloc(1 << 12, p=p)
-            rt.gomaxprocs(1)
             cycles = rt.gc_stats.num_gc
-            end_mark(rt)
+            rt.gomaxprocs(1)
+            assert not rt.marking
             assert rt.gc_stats.num_gc == cycles + 1
             rt.gomaxprocs(8)
             rt.gc(p=7)
