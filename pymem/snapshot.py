@@ -37,7 +37,7 @@ from pymem.gc.costs import Costs
 from pymem.gc.cycle import Collector
 from pymem.gc.limiter import LimiterEvent
 from pymem.gc.marking import GraphMark, RecordMark
-from pymem.gc.pacer import CycleEnd, CycleStart, GoPacer
+from pymem.gc.pacer import GoPacer
 from pymem.gc.state import CycleRecord, GCStats
 from pymem.gotypes import TypeTable
 from pymem.roots import Frame, Roots, RootSet, Stack
@@ -153,8 +153,6 @@ def _split(raw: bytes) -> tuple[bytes, dict[str, Any]]:
 _ELEMENTS: dict[str, type[Any]] = {"allp": MarkP, "assist_queue": Debtor, "events": LimiterEvent}
 """Of the fields that are lists of objects: what is in them."""
 _PERHAPS: dict[str, type[Any]] = {
-    "cycle_start": CycleStart,
-    "cycle_end": CycleEnd,
     "due_ns": int,
     "_slept_from": int,
     "_id": int,
@@ -213,8 +211,6 @@ def _typed(name: str, value: Any, like: Any) -> Any:
 def _made(cls: type[Any], name: str, value: Any) -> Any:
     if cls is int:
         return _exactly(name, value, int)
-    if cls in (CycleStart, CycleEnd):
-        return cls(**{key: _number(key, value[key]) for key in _names(cls)})
     new = cls()
     _load(new, value)
     return new
