@@ -304,3 +304,10 @@ class Core:
 
     def pages(self) -> Any:
         return inspect.arena_map(self.heap)
+
+
+def restored(data: bytes, fault: int = -1) -> Core:
+    """Return the heap that a snapshot tells of."""
+    c = Core.__new__(Core)
+    c.heap = Heap.restore(data, fault=fault)
+    return c

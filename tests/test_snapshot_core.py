@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core import NO_PROC, Core
+from core import NO_PROC, Core, restored
 from hypothesis import given, settings
 from snapshot_programs import start
 from strategies import seeds
 
 import pymem
 from pymem._arrays import pointer
-from pymem._heap import Heap
 from pymem._native import ffi, lib
 
 
@@ -73,12 +72,6 @@ def finish(c: Core) -> list[Any]:
     seen += [stats.heap_objects, stats.heap_inuse, stats.gc_sys, stats.other_sys, stats.heap_released]
     seen.append(c.spans().tolist())
     return seen
-
-
-def restored(data: bytes, fault: int = -1) -> Core:
-    c = Core.__new__(Core)
-    c.heap = Heap.restore(data, fault=fault)
-    return c
 
 
 @settings(max_examples=30, deadline=None)
