@@ -42,7 +42,9 @@ __all__ = [
     "String",
     "Struct",
     "Type",
+    "alike",
     "named",
+    "renamed",
 ]
 
 WORD = 8
@@ -362,11 +364,35 @@ def _bind(target: Type, name: str) -> None:
 
 def named(name: str, type_: Type) -> Type:
     """Return a new type of this name that is built like another; the name is bound in it."""
+    new = renamed(name, type_)
+    _bind(new, name)
+    return new
+
+
+def renamed(name: str, type_: Type) -> Type:
+    """Do so, but leave the name in it as it is."""
     new = copy.copy(type_)
     new._name = name
     new._paths = {}
-    _bind(new, name)
     return new
+
+
+def alike(one: Type, other: Type) -> bool:
+    """Whether two types are equal as far as they lie in memory: fields, elements and pointers, not what these point to.
+
+    Unlike `==` it asks no function and knows no difference between named types of one name.
+    """
+    if one is other:
+        return True
+    if (one.kind, one.size, one.ptrdata, one._name) != (other.kind, other.size, other.ptrdata, other._name):
+        return False
+    if isinstance(one, Array) and isinstance(other, Array):
+        return one.length == other.length and alike(one.elem, other.elem)
+    fields = list(zip(one.fields, other.fields, strict=False))
+    return len(one.fields) == len(other.fields) and all(
+        (a.name, a.offset, a.embedded) == (b.name, b.offset, b.embedded) and alike(a.type, b.type)
+        for a, b in fields
+    )
 
 
 class _Of(Type):

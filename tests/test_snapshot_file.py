@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import random
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +85,31 @@ def test_file_of_another_kind(tmp_path: Path) -> None:
 
 def test_file_of_another_version(saved: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x"
-    path.write_bytes(saved[:16] + b"\2\0\0\0" + saved[20:])
-    with pytest.raises(pymem.RecordingError, match="of format 2 and this pymem reads 1"):
+    path.write_bytes(saved[:16] + b"\1\0\0\0" + saved[20:])
+    with pytest.raises(pymem.RecordingError, match="of format 1 and this pymem reads 2"):
         pymem.Runtime.restore(path)
+
+
+_OTHERS: list[Any] = ["x", None, True, -1, 1.5, [], {}, 1 << 70, 3]
+EVERY = types.struct(
+    "Every",
+    NODE,
+    a=types.array(types.string, 3),
+    b=types.chan(types.int8, direction="send"),
+    c=types.func(types.slice(types.ptr("Every")), results=(types.error,), variadic=True),
+    d=types.map(types.string, types.any),
+    e=types.ptr("Nobody"),
+    f=types.named("Celsius", types.float64),
+)
+
+
+def every_place(tree: Any) -> list[tuple[Any, Any]]:
+    """Return every place in a tree of lists, as (list, index)."""
+    return [
+        place
+        for i, one in enumerate(tree)
+        for place in [(tree, i), *(every_place(one) if isinstance(one, list) else [])]
+    ]
 
 
 def _fields(tree: Any) -> list[tuple[Any, Any]]:
@@ -107,7 +133,7 @@ def test_state_altered(value: Any) -> None:
         where, key = _fields(state)[i]
         where[key] = value
         try:
-            rt = pymem.Runtime.restore(Snapshot(snapshot.heap, state))
+            rt = pymem.Runtime.restore(Snapshot(snapshot.heap, state, None, snapshot.layouts))
         except pymem.RecordingError as error:
             assert "this snapshot: not a whole snapshot" in str(error)
             continue
@@ -119,21 +145,19 @@ def test_state_altered(value: Any) -> None:
 
 @pytest.mark.parametrize("marking", [False, True])
 def test_file_of_a_graph(tmp_path: Path, marking: bool) -> None:
-    """A file has no fields of types, but knows a type again by name, size and pointers."""
+    """A file has types with all their fields, and a program's own type is known for what it was."""
     with graph_runtime(4) as rt:
         if marking:
             mark_a_little(rt, 9000)
         path = rt.snapshot().save(tmp_path / "graph")
         with pymem.Runtime.restore(path) as other:
-            assert [(t.name, t.size, t.noscan, t.layout) for t in other.types[1:]] == [
-                ("Node", 24, False, None),
-                ("Wide", 752, False, None),
+            assert [(t.name, t.size, t.noscan) for t in other.types[1:]] == [
+                ("Node", 24, False),
+                ("Wide", 752, False),
             ]
             assert other.snapshot().state == rt.snapshot().state
             with pytest.raises(pymem.SizeError, match="no whole number of Node"):
                 other.malloc(25, type=1)
-            with pytest.raises(pymem.ConfigError, match="has no type with fields"):
-                other.store(other.globals["g0"], "next", 0)
             assert other.register_type(types.struct("Node", key=types.int64)).id == 3  # not the same
             with pymem.Runtime.restore(path) as third:
                 assert third.register_type(WIDE) == rt.types[2]
@@ -142,8 +166,41 @@ def test_file_of_a_graph(tmp_path: Path, marking: bool) -> None:
                 assert third.types == rt.types
 
 
+def test_fields_after_loading(tmp_path: Path) -> None:
+    """Objects are read and written by the names of fields, with nothing but the file."""
+    with graph_runtime(6) as rt:
+        path = rt.snapshot().save(tmp_path / "graph")
+    with pymem.Runtime.restore(path) as rt:
+        node, wide = rt.types[1], rt.types[2]
+        first = rt.new(node)
+        rt.globals["first"] = first
+        second = rt.globals["second"] = rt.new(wide)
+        rt.store(first, "next", second)
+        rt.store(second, "tail", first)
+        rt.view(first)["key"] = 7
+        rt.gc()
+        assert (rt.load(first, "next"), rt.load(second, "tail")) == (second, first)
+        assert rt.view(first).dtype == NODE.dtype
+        with pytest.raises(pymem.ConfigError, match="Node has no field 'nowhere': it has next, other, key"):
+            rt.store(first, "nowhere", 0)
+        with rt.fork() as fork, pymem.Runtime.restore(rt.snapshot().save(tmp_path / "again")) as again:
+            for copy in (fork, again):
+                assert copy.load(first, "next") == second
+                assert copy.register_type(NODE).id == 1  # what it is does not get lost on the way
+
+
+def test_other_fields_of_the_same_pointers(tmp_path: Path) -> None:
+    """A type of the same name, size and pointers whose fields are called otherwise is another one."""
+    with pymem.Runtime() as rt:
+        assert rt.register_type(types.struct("T", p=types.unsafe_pointer, n=types.int64)).id == 1
+        path = rt.snapshot().save(tmp_path / "T")
+    with pymem.Runtime.restore(path) as rt:
+        assert rt.register_type(types.struct("T", p=types.unsafe_pointer, m=types.int64)).id == 2
+        assert rt.register_type(types.struct("T", p=types.unsafe_pointer, n=types.int64)).id == 1
+
+
 def test_types_of_one_name(tmp_path: Path) -> None:
-    """Types that a file cannot tell apart are known again in the order in which they come."""
+    """Types that are alike in memory are known again in the order in which they come."""
     one, two = (types.struct("T", p=types.ptr("T")) for _ in range(2))
     with pymem.Runtime() as rt:
         assert (rt.register_type(one).id, rt.register_type(two).id) == (1, 2)
@@ -151,3 +208,52 @@ def test_types_of_one_name(tmp_path: Path) -> None:
     with pymem.Runtime.restore(path) as rt:
         assert (rt.register_type(two).id, rt.register_type(one).id) == (1, 2)
         assert rt.register_type(types.struct("T", p=types.ptr("T"))).id == 3
+
+
+def test_type_that_is_asked_for(tmp_path: Path) -> None:
+    """A function in a type is asked when a file is written, which is left alone if it fails."""
+    with pymem.Runtime() as rt:
+        rt.register_type(types.struct("T", p=types.ptr(lambda: NODE)))
+        layout = Snapshot.load(rt.snapshot().save(tmp_path / "t")).layouts[0]
+        assert layout is not None
+        assert layout.field("p").type.name == "*Node"
+        rt.register_type(types.struct("U", p=types.ptr(lambda: 1 // 0)))  # type: ignore[arg-type, return-value]
+        with pytest.raises(ZeroDivisionError):
+            rt.snapshot().save(tmp_path / "t")
+        assert len(Snapshot.load(tmp_path / "t").layouts) == 1
+        rt.fork().close()
+
+
+def resealed(raw: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+    """Change the tree in a file, whose checksum is right again."""
+    size, heap = struct.unpack_from("<QQ", raw, 24)
+    tree = json.loads(raw[40 : 40 + size])
+    change(tree)
+    text = json.dumps(tree).encode()
+    rest = struct.pack("<QQ", len(text), heap) + text + raw[40 + size :]
+    return raw[:20] + struct.pack("<I", zlib.crc32(rest)) + rest
+
+
+def test_types_altered(tmp_path: Path) -> None:
+    """Types that are none, or not those of the heap's objects, are refused with a sentence."""
+    with graph_runtime(5) as rt:
+        rt.register_type(EVERY)
+        raw = rt.snapshot().save(tmp_path / "whole").read_bytes()
+    path, refused = tmp_path / "t", 0
+    size = struct.unpack_from("<Q", raw, 24)[0]
+    tree = json.loads(raw[40 : 40 + size])
+    for i, value in itertools.product(range(len(every_place(tree["types"]))), _OTHERS):
+
+        def change(tree: dict[str, Any], i: int = i, value: Any = value) -> None:
+            where, key = every_place(tree["types"])[i]
+            where[key] = value
+
+        path.write_bytes(resealed(raw, change))
+        try:
+            with pymem.Runtime.restore(path) as rt:
+                assert [t.layout.size if t.layout else t.size for t in rt.types] == [t.size for t in rt.types]
+                rt.check()
+        except pymem.RecordingError as error:
+            assert "t: not a whole snapshot of pymem: " in str(error)
+            refused += 1
+    assert refused > 1000
