@@ -218,16 +218,6 @@ int pymem_read_pace(pymem_heap *h, pymem_pace_info *out) {
     return leave(h, PYMEM_OK);
 }
 
-int pymem_read_scavenge(pymem_heap *h, pymem_scavenge_info *out) {
-    ENTER(h);
-    *out = (pymem_scavenge_info){.heap_in_use = h->heap_in_use,
-                                 .heap_free = h->heap_free,
-                                 .heap_released = h->heap_released,
-                                 .mapped_ready = mapped_ready(h),
-                                 .released_eager = h->scav_eager};
-    return leave(h, PYMEM_OK);
-}
-
 /* ---- the scavenger ---- */
 
 int pymem_scavenge(pymem_heap *h, uint64_t bytes, int force, uint64_t *released) {

@@ -187,6 +187,13 @@ typedef struct {
     uint64_t page, npages;
 } page_run;
 
+/* The span of each page of an arena, or NULL. Arenas that lie wholly in one span look it up in the table of the first
+ * of them, while their own wait, all NULL and never touched: a span of a terabyte fills one table. spans != own only
+ * then. */
+typedef struct {
+    mspan **spans, **own; /* [ARENA_PAGES] */
+} arena_pages;
+
 /* A slab of mspan structs; they are never given back before the heap is. */
 typedef struct mspan_slab mspan_slab;
 struct mspan_slab {
@@ -269,7 +276,7 @@ struct pymem_heap {
     uint64_t padding;            /* pages of the first chunk that hold nothing, for ever */
     page_run scavenging[16]; /* taken out of the page allocator, free and in no page cache: on their way to the OS */
     uint32_t nscavenging;
-    mspan ***arenas; /* [arena][page] -> span, or NULL */
+    arena_pages *arenas;
     uint64_t narenas, cap_arenas;
 
     /* scavenging on an allocation's way; what is given is set by the scavenger's policy */
@@ -474,12 +481,14 @@ int mheap_span_at(pymem_heap *h, proc *p, uint64_t page, uint64_t npages, int ki
 int mheap_grow(pymem_heap *h, proc *p, uint64_t npages);
 void mheap_free_span(pymem_heap *h, proc *p, mspan *s);
 static inline mspan *span_at(const pymem_heap *h, uint64_t page) {
-    return h->arenas[page / ARENA_PAGES][page % ARENA_PAGES];
+    return h->arenas[page / ARENA_PAGES].spans[page % ARENA_PAGES];
 }
 static inline bool uses_page_cache(uint64_t npages) { return npages < PAGE_CACHE_PAGES / 4; }
 int mheap_reserve_arenas(pymem_heap *h, uint64_t end_page);
 int mheap_reserve_struct(pymem_heap *h);                  /* a span struct is free then */
 mspan *mheap_span_of(const pymem_heap *h, uint64_t addr); /* NULL: no span there */
+/* Who has the pages now; s NULL: nobody, and they are all that a span had. The arenas are reserved. */
+void mheap_set_spans(pymem_heap *h, uint64_t page, uint64_t npages, mspan *s);
 uint64_t page_of(const pymem_heap *h, uint64_t addr);
 uint64_t page_addr(const pymem_heap *h, uint64_t page);
 void mheap_release(pymem_heap *h);

@@ -16,8 +16,25 @@ mspan *mheap_span_of(const pymem_heap *h, uint64_t addr) {
     return page < h->cur_page ? span_at(h, page) : NULL;
 }
 
-static void set_spans(pymem_heap *h, uint64_t page, uint64_t npages, mspan *s) {
-    for (uint64_t i = page; i < page + npages; i++) h->arenas[i / ARENA_PAGES][i % ARENA_PAGES] = s;
+/* Of pages that reach over arenas. NULL unshares them: their own tables are all NULL already. */
+static void set_arenas(pymem_heap *h, uint64_t page, uint64_t end, mspan *s) {
+    mspan **first = NULL; /* table of the first arena that is all the span's */
+    for (uint64_t i = page, next; i < end; i = next) {
+        arena_pages *a = &h->arenas[i / ARENA_PAGES];
+        next = (i / ARENA_PAGES + 1) * ARENA_PAGES;
+        bool whole = i % ARENA_PAGES == 0 && next <= end;
+        bool shared = whole && (s ? first != NULL : a->spans != a->own);
+        a->spans = shared && s ? first : a->own;
+        if (shared) continue;
+        if (whole) first = a->own;
+        for (uint64_t k = i; k < end && k < next; k++) a->own[k % ARENA_PAGES] = s;
+    }
+}
+
+void mheap_set_spans(pymem_heap *h, uint64_t page, uint64_t npages, mspan *s) {
+    if (npages > ARENA_PAGES) set_arenas(h, page, page + npages, s);
+    else
+        for (uint64_t i = page; i < page + npages; i++) h->arenas[i / ARENA_PAGES].own[i % ARENA_PAGES] = s;
     if (h->memory) memory_set_pages(h, page, npages, s);
 }
 
@@ -35,9 +52,9 @@ int mheap_reserve_arenas(pymem_heap *h, uint64_t end_page) {
         h->cap_arenas = cap;
     }
     for (uint64_t a = h->end_page / ARENA_PAGES; a < need; a++) {
-        if (h->arenas[a]) continue; /* left by an attempt that failed further on */
-        h->arenas[a] = os_alloc_kept(h, ARENA_PAGES * sizeof(mspan *));
-        if (!h->arenas[a]) return fail(h, PYMEM_ENOMEM, "no memory for the page table of an arena");
+        if (h->arenas[a].own) continue; /* left by an attempt that failed further on */
+        h->arenas[a].spans = h->arenas[a].own = os_alloc_kept(h, ARENA_PAGES * sizeof(mspan *));
+        if (!h->arenas[a].own) return fail(h, PYMEM_ENOMEM, "no memory for the page table of an arena");
     }
     return PYMEM_OK;
 }
@@ -176,7 +193,7 @@ static mspan *make_span(pymem_heap *h, uint64_t page, uint64_t npages, uint64_t 
     prefetch_span(s->next);
     init_span(s, page_addr(h, page), npages, kind);
     if (kind == PYMEM_SPAN_HEAP) init_object_span(h, s, span_class);
-    set_spans(h, page, npages, s);
+    mheap_set_spans(h, page, npages, s);
     uint64_t bytes = npages << PAGE_SHIFT, fresh = scavenged << PAGE_SHIFT;
     h->heap_released -= fresh;
     h->heap_free -= bytes - fresh;
@@ -233,7 +250,7 @@ void mheap_free_span(pymem_heap *h, proc *p, mspan *s) {
     *in_use_counter(h, s->kind) -= bytes;
     h->heap_free += bytes;
     drop_slot_tables(h, s);
-    set_spans(h, page_of(h, s->base), s->npages, NULL);
+    mheap_set_spans(h, page_of(h, s->base), s->npages, NULL);
     page_alloc_free(&h->pages, page_of(h, s->base), s->npages);
     s->state = SPAN_DEAD;
     s->alloc_bits = s->mark_bits = NULL;

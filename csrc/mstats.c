@@ -237,6 +237,7 @@ void pace_read(pymem_heap *h, pymem_pace_info *out) {
         .heap_free = h->heap_free,
         .heap_released = h->heap_released,
         .mapped_ready = total_mapped(h) - h->heap_released,
+        .released_eager = h->scav_eager,
         .sweep_done = h->sweep_done,
     };
 }

@@ -222,16 +222,18 @@ int pymem_set_goal(pymem_heap *h, uint64_t gc_goal, uint64_t memory_limit, uint6
 /* The goal is no lower unless the limit sets it; 0: none. A replay's marking raises it. */
 int pymem_set_goal_floor(pymem_heap *h, uint64_t floor);
 
-/* What pacing goes by, without a flush. */
+/* What pacing and the scavenger go by, without a flush. */
 typedef struct {
     uint64_t heap_live, heap_scan, heap_marked;
     uint64_t total_alloc, heap_alloc, mallocs, frees; /* what left an mcache: cached spans are not in it */
     uint64_t pages_in_use, pages_swept, object_spans;
-    uint64_t heap_in_use, heap_free, heap_released;
-    uint64_t mapped_ready; /* all that Sys counts and the OS has not got back */
+    uint64_t heap_in_use, heap_free, heap_released; /* bytes of pages: in spans of objects; free; free and given back */
+    uint64_t mapped_ready;                          /* all that Sys counts and the OS has not got back */
+    uint64_t released_eager;                        /* bytes given back by allocations on their way, since birth */
     uint32_t sweep_done, pad;
 } pymem_pace_info;
 int pymem_read_pace(pymem_heap *h, pymem_pace_info *out);
+
 /* ---- the scavenger: free pages go back to the OS, the highest first ---- */
 /* Gives back at least so many bytes of free pages, unless there are no more. force: densely used chunks too, as
  * FreeOSMemory does. *released: bytes given back, perhaps more than asked so that no huge page is split. */
@@ -239,12 +241,6 @@ int pymem_scavenge(pymem_heap *h, uint64_t bytes, int force, uint64_t *released)
 /* What allocations keep to by giving back on their way. gc_percent_goal: bytes of heap retained, looked at where the
  * heap grows; memory_limit: bytes of ready memory, looked at for every span. UINT64_MAX: none, as at birth. */
 int pymem_set_scavenge_goals(pymem_heap *h, uint64_t gc_percent_goal, uint64_t memory_limit);
-typedef struct {
-    uint64_t heap_in_use, heap_free, heap_released; /* bytes of pages: in spans of objects; free; free and given back */
-    uint64_t mapped_ready;                          /* bytes of any use that were not given back */
-    uint64_t released_eager;                        /* bytes given back by allocations on their way, since birth */
-} pymem_scavenge_info;
-int pymem_read_scavenge(pymem_heap *h, pymem_scavenge_info *out);
 /* Chunks of 512 pages in address order, from the arena base on. */
 typedef struct {
     uint16_t in_use, last_in_use; /* pages now, and when the generation of the last change began */
@@ -337,7 +333,7 @@ typedef struct {
 } pymem_miss;
 
 typedef struct pymem_replay pymem_replay;
-/* Who decides about collections, and when spans are swept. */
+
 /* A mark scans an object that has a finalizer from there too and, if it has pointers, counts it twice. */
 enum pymem_finalizer {
     PYMEM_FINALIZER_GONE = 0,
@@ -345,6 +341,7 @@ enum pymem_finalizer {
     PYMEM_FINALIZER_REVIVES = 2 /* an object without pointers that the next mark finds dead, and the sweep keeps */
 };
 
+/* Who decides about collections, and when spans are swept. */
 enum pymem_replay_mode {
     PYMEM_REPLAY_TURNS = 0,  /* collections as recorded, sweeps in turn; EV_SWEEP only compares */
     PYMEM_REPLAY_FOLLOW = 1, /* both as recorded */

@@ -46,9 +46,9 @@ static void evict(pymem_heap *h, mspan *s) {
     mheap_free_span(h, &h->no_p, s);
 }
 
-/* Pages [page, page + n) are free in the page allocator afterwards, whoever had them. */
-static void vacate(pymem_heap *h, uint64_t page, uint64_t npages) {
-    for (uint64_t i = page; i < page + npages; i++) {
+/* Pages [page, end) are free in the page allocator afterwards, whoever had them. */
+static void vacate(pymem_heap *h, uint64_t page, uint64_t end) {
+    for (uint64_t i = page; i < end; i++) {
         mspan *s = span_at(h, i);
         if (s) evict(h, s);
         else if (take_from_caches(h, i)) page_alloc_free(&h->pages, i, 1);
@@ -78,10 +78,10 @@ int restore_span(pymem_heap *h, uint64_t base, uint64_t npages, int kind, uint32
     if (!sane)
         return fail(h, PYMEM_EFORMAT, "a span of %llu pages and class %u at 0x%llx cannot be",
                     (unsigned long long)npages, span_class, (unsigned long long)base);
-    uint64_t page = page_of(h, base);
+    uint64_t page = page_of(h, base), mapped = h->cur_page; /* nobody has what is mapped only now */
     int rc = map_to(h, page + npages);
     if (rc) return rc;
-    vacate(h, page, npages);
+    vacate(h, page, page + npages < mapped ? page + npages : mapped);
     return mheap_span_at(h, &h->no_p, page, npages, kind, span_class, out);
 }
 

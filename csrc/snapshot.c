@@ -359,12 +359,10 @@ static void walk_manual_span(walk *w, mspan *s) {
 }
 
 static void enter_pages(walk *w, mspan *s, uint64_t page) {
-    pymem_heap *h = w->h;
-    for (uint64_t i = page; i < page + s->npages; i++) {
-        if (span_at(h, i)) stream_wrong(&w->s, "two spans share a page");
-        h->arenas[i / ARENA_PAGES][i % ARENA_PAGES] = s;
-    }
-    if (h->memory) memory_set_pages(h, page, s->npages, s);
+    bool vacant = true;
+    for (uint64_t i = page; i < page + s->npages && vacant; i++) vacant = !span_at(w->h, i);
+    if (vacant) mheap_set_spans(w->h, page, s->npages, s);
+    else stream_wrong(&w->s, "two spans share a page");
 }
 
 /* As a rule a span follows the one before it. A span counts as dead until all of it is read. */

@@ -11,7 +11,7 @@ import numpy as np
 from pymem._arrays import byte_count, pointer
 from pymem._native import lib
 from pymem.errors import ConfigError, SizeError
-from pymem.layout import Type
+from pymem.layout import Type, alike
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,24 +41,18 @@ AnyType: TypeAlias = GoType | Type | int
 """A type of `pymem.types`, one that a runtime registered, or its id."""
 
 
-Mask: TypeAlias = tuple[int, tuple[int, ...]]
-"""Bytes up to a type's last pointer, and which words up to there hold one: 64 in each number, the first lowest."""
-
-
-def _mask(layout: Type) -> Mask:
-    return layout.ptrdata, tuple(int(words) for words in layout.pointer_words())
-
-
 class TypeTable:
     """Types by id, in the order of registration."""
 
-    __slots__ = ("_bare", "_by_layout", "_heap", "_noscan", "_sizes", "types")
+    __slots__ = ("_by_layout", "_heap", "_noscan", "_sizes", "_strange", "types")
 
     def __init__(self, heap: Heap) -> None:
         self._heap = heap
         self.types = [GoType(0, "", 0, False)]
         self._by_layout: dict[Type, GoType] = {}
-        self._bare: dict[int, Mask] = {}  # by id: layouts of which a file kept no more than the mask
+        self._strange: set[int] = (
+            set()
+        )  # ids whose layout is a file's: the program has not come with its own yet
         self._noscan = np.zeros(1, np.bool_)
         self._sizes = np.ones(1, np.uint64)  # an object has a multiple of it; 1 where no layout says so
 
@@ -90,30 +84,27 @@ class TypeTable:
 
     # ---- for snapshots ----
 
-    def mask(self, id_: int) -> Mask | None:
-        """Return bytes up to the last pointer and the mask of a type with a layout; None for one without."""
-        layout = self.types[id_].layout
-        return self._bare.get(id_) if layout is None else _mask(layout)
+    @property
+    def strange(self) -> frozenset[int]:
+        """Ids of the types that were read from a file, and that no program has used by a type of its own since."""
+        return frozenset(self._strange)
 
-    def restore(self, name: str, size: int, *, noscan: bool, mask: Mask | None, layout: Type | None) -> None:
-        """Add a type that the heap has already. Where the mask is all that was kept, its layout may come later."""
-        new = GoType(len(self.types), name, byte_count(size), noscan, layout)
-        self._add(new)
+    def restore(self, name: str, size: int, *, noscan: bool, layout: Type | None, strange: bool) -> None:
+        """Add a type that the heap has already. strange: its layout is a file's."""
+        if layout is not None and (layout.name, layout.size, layout.noscan) != (name, size, noscan):
+            raise ConfigError(f"type {name!r} is said to be {layout} of {layout.size} bytes")
+        new = self._add(GoType(len(self.types), name, byte_count(size), noscan, layout))
         if layout is not None:
-            self._by_layout[layout] = new
-        elif mask is not None:
-            self._bare[new.id] = mask
-            self._sizes[new.id] = max(new.size, 1)
+            self._by_layout.setdefault(layout, new)
+            if strange:
+                self._strange.add(new.id)
 
     def _recognised(self, type_: Type) -> GoType | None:
-        """Return the type that is the same as far as a file tells, which is this one from now on."""
-        if not self._bare:
-            return None
-        seen = type_.name, type_.size, _mask(type_)
-        for id_, mask in self._bare.items():
+        """Return a file's type that lies in memory as this one, which takes its place from now on."""
+        for id_ in sorted(self._strange):
             old = self.types[id_]
-            if (old.name, old.size, mask) == seen:
-                del self._bare[id_]
+            if old.layout is not None and old.name == type_.name and alike(old.layout, type_):
+                self._strange.remove(id_)
                 found = self._by_layout[type_] = self.types[id_] = replace(old, layout=type_)
                 return found
         return None
@@ -163,7 +154,7 @@ class TypeTable:
 
     def check_sizes(self, ids: npt.NDArray[np.uint32], sizes: UInt64s) -> None:
         """Do so for many objects."""
-        if not (self._by_layout or self._bare):
+        if not self._by_layout:
             return
         one = self._sizes[ids]
         if (sizes != one).any():

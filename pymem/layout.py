@@ -42,7 +42,9 @@ __all__ = [
     "String",
     "Struct",
     "Type",
+    "alike",
     "named",
+    "renamed",
 ]
 
 WORD = 8
@@ -362,11 +364,51 @@ def _bind(target: Type, name: str) -> None:
 
 def named(name: str, type_: Type) -> Type:
     """Return a new type of this name that is built like another; the name is bound in it."""
+    new = renamed(name, type_)
+    _bind(new, name)
+    return new
+
+
+def renamed(name: str, type_: Type) -> Type:
+    """Do so, but leave the name in it as it is."""
     new = copy.copy(type_)
     new._name = name
     new._paths = {}
-    _bind(new, name)
     return new
+
+
+def alike(one: Type, other: Type) -> bool:
+    """Whether two types are equal as far as they lie in memory: fields, elements and pointers, not what these point to.
+
+    Unlike `==` it asks no function and knows no difference between named types of one name.
+    """
+    if one is other:
+        return True
+    if (one.kind, one.size, one.ptrdata, one._name) != (other.kind, other.size, other.ptrdata, other._name):
+        return False
+    if isinstance(one, Array) and isinstance(other, Array):
+        return one.length == other.length and alike(one.elem, other.elem)
+    fields = list(zip(one.fields, other.fields, strict=False))
+    return len(one.fields) == len(other.fields) and all(
+        (a.name, a.offset, a.embedded) == (b.name, b.offset, b.embedded) and alike(a.type, b.type)
+        for a, b in fields
+    )
+
+
+class _Of(Type):
+    """A type made of one other: what it points to, carries, or has many of."""
+
+    __slots__ = ()
+
+    _elem: Ref
+
+    @property
+    def elem(self) -> Type:
+        """The type it is made of."""
+        return self._elem.type
+
+    def _refs(self) -> tuple[Ref, ...]:
+        return (self._elem,)
 
 
 class _OneWord(Type):
@@ -393,7 +435,7 @@ class UnsafePointer(_OneWord):
         return "unsafe.Pointer"
 
 
-class Pointer(_OneWord):
+class Pointer(_Of, _OneWord):
     """A pointer to a type."""
 
     __slots__ = ("_elem",)
@@ -401,14 +443,6 @@ class Pointer(_OneWord):
     def __init__(self, elem: Ref) -> None:
         super().__init__(Kind.POINTER)
         self._elem = elem
-
-    @property
-    def elem(self) -> Type:
-        """What it points to."""
-        return self._elem.type
-
-    def _refs(self) -> tuple[Ref, ...]:
-        return (self._elem,)
 
     def _literal(self) -> str:
         return f"*{self._elem}"
@@ -440,7 +474,7 @@ class Map(_OneWord):
         return f"map[{self._key}]{self._elem}"
 
 
-class Chan(_OneWord):
+class Chan(_Of, _OneWord):
     """A channel: a pointer to Go's `hchan`."""
 
     __slots__ = ("_elem", "direction")
@@ -452,14 +486,6 @@ class Chan(_OneWord):
         if elem.known and elem.known.size >= _MOST_CHAN:
             raise SizeError(f"a channel's element is below {_MOST_CHAN} bytes: send a pointer")
         self._elem, self.direction = elem, direction
-
-    @property
-    def elem(self) -> Type:
-        """What it carries."""
-        return self._elem.type
-
-    def _refs(self) -> tuple[Ref, ...]:
-        return (self._elem,)
 
     def _shape(self) -> tuple[object, ...]:
         return (self.direction, self._elem)
@@ -525,7 +551,7 @@ class String(_Header):
         super().__init__(Kind.STRING, [("data", UNSAFE), ("len", INT)], WORD)
 
 
-class Slice(_Header):
+class Slice(_Of, _Header):
     """A slice: where its elements are, how many, and how many there is room for."""
 
     __slots__ = ("_elem",)
@@ -533,14 +559,6 @@ class Slice(_Header):
     def __init__(self, elem: Ref) -> None:
         super().__init__(Kind.SLICE, [("array", UNSAFE), ("len", INT), ("cap", INT)], WORD)
         self._elem = elem
-
-    @property
-    def elem(self) -> Type:
-        """What it is a slice of."""
-        return self._elem.type
-
-    def _refs(self) -> tuple[Ref, ...]:
-        return (self._elem,)
 
     def _literal(self) -> str:
         return f"[]{self._elem}"
@@ -566,7 +584,7 @@ class Interface(_Header):
         return f"interface {{ {inside} }}" if inside else "interface {}"
 
 
-class Array(Type):
+class Array(_Of, Type):
     """So many values of one type, one after another."""
 
     __slots__ = ("_elem", "length")
@@ -577,14 +595,6 @@ class Array(Type):
         last = elem.size * (length - 1) + elem.ptrdata if length and elem.ptrdata else 0
         super().__init__(Kind.ARRAY, size=elem.size * length, align=elem.align, ptrdata=last)
         self._elem, self.length = Ref(elem), length
-
-    @property
-    def elem(self) -> Type:
-        """What it is an array of."""
-        return self._elem.type
-
-    def _refs(self) -> tuple[Ref, ...]:
-        return (self._elem,)
 
     def _shape(self) -> tuple[object, ...]:
         return (self.length, self._elem)

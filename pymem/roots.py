@@ -70,14 +70,31 @@ def _address(value: Any) -> int:
     return byte_count(value, "address")
 
 
-class Roots(MutableMapping[str, int]):
+class _Names(Mapping[str, int]):
+    """Slots by the names that a program has for them."""
+
+    __slots__ = ("_slots",)
+
+    _slots: dict[str, int]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._slots
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+
+class Roots(_Names, MutableMapping[str, int]):
     """Variables by name, each an address or 0 (nil): what they point to, and what that points to, lives."""
 
-    __slots__ = ("_free", "_set", "_slots")
+    __slots__ = ("_free", "_set")
 
     def __init__(self, heap: Heap, *, stack: bool) -> None:
         self._set = RootSet(heap, stack=stack)
-        self._slots: dict[str, int] = {}
+        self._slots = {}
         self._free: list[int] = []
 
     def __getitem__(self, name: str) -> int:
@@ -109,15 +126,6 @@ class Roots(MutableMapping[str, int]):
             self._set.resize(self._set.size + 1)
             self._free.append(self._set.size - 1)
         return self._free[-1]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._slots
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._slots)
-
-    def __len__(self) -> int:
-        return len(self._slots)
 
     def __repr__(self) -> str:
         return f"<Roots {', '.join(self) or 'none'}>"
@@ -184,13 +192,13 @@ class Stack:
         self.frames.clear()
 
 
-class Frame(Mapping[str, int]):
+class Frame(_Names):
     """The variables of one call: `with g.frame(node=addr) as f: f["node"] = other`. Gone when it is left.
 
     Which variables there are is fixed at the beginning, as a compiler does it. 0 is nil.
     """
 
-    __slots__ = ("_begin", "_first", "_slots", "_stack")
+    __slots__ = ("_begin", "_first", "_stack")
 
     def __init__(self, stack: Stack, variables: Mapping[str, int]) -> None:
         self._stack = stack
@@ -238,15 +246,6 @@ class Frame(Mapping[str, int]):
         if name not in self._slots:
             raise KeyError(f"the frame has no variable {name!r}: name it in g.frame({name}=...)")
         return self._slots[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._slots
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._slots)
-
-    def __len__(self) -> int:
-        return len(self._slots)
 
     def __repr__(self) -> str:
         return f"<Frame {', '.join(self) or 'without variables'}>"

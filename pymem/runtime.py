@@ -176,9 +176,9 @@ class Runtime:
         """Make a runtime that goes on from a snapshot or from a file with one, as often as wanted.
 
         trace: where its trace lines go (stderr). Observers are not in a snapshot: add them with `on_gc`. Goroutines
-        are found by `goroutines`, their frames by `g.frames`. A file keeps of a type of `pymem.types` its name, size
-        and pointers, not its fields: give the same type again (`register_type`, `new`), and it is known as before.
-        RecordingError for what is no whole snapshot of this version.
+        are found by `goroutines`, their frames by `g.frames`, types by `types`. A program's own type that lies in
+        memory as one of a file's is taken for it at first use (`register_type`, `new`). RecordingError for what is no
+        whole snapshot of this version.
         """
         rt = cls.__new__(cls)
         rt._heap, rt._types, rt._sched, rt._gc, rt.globals = revive(snapshot, trace)

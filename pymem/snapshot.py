@@ -7,11 +7,11 @@ The heap is the core's (`csrc/snapshot.c`). The rest, the scheduler and the coll
 text here, read back into fresh objects field by field: a file cannot name a class or run code. A new field of a class
 with `__slots__` or of a dataclass is in it by itself; a class of its own has to be told below.
 
-Types are shared: they do not change. A file keeps of a type's layout what the core needs, its name, size and pointer
-mask; a type of `pymem.types` that is the same in these is taken for it when it is used again, and brings its fields.
+Types are shared: they do not change. A file has their layouts (`pymem/typefile.py`); a type of the program's own that
+lies in memory as one of them is taken for it when it is used first.
 
-A file is a line of magic, the format's number, a CRC-32 of all that follows, two lengths, the tree as JSON, and the
-heap. Its numbers are little-endian.
+A file is a line of magic, the format's number, a CRC-32 of all that follows, two lengths, the tree and the types as
+JSON, and the heap. Its numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from pymem.gc.costs import Costs
 from pymem.gc.cycle import Collector
 from pymem.gc.limiter import LimiterEvent
 from pymem.gc.marking import GraphMark, RecordMark
-from pymem.gc.pacer import CycleEnd, CycleStart, GoPacer
+from pymem.gc.pacer import GoPacer
 from pymem.gc.state import CycleRecord, GCStats
 from pymem.gotypes import TypeTable
 from pymem.roots import Frame, Roots, RootSet, Stack
 from pymem.sched import Goroutine, Scheduler
 from pymem.stats.gctrace import Tracer
+from pymem.typefile import read_types, type_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pymem.gc.protocol import Pacer
-    from pymem.gotypes import Mask
     from pymem.layout import Type
 
 __all__ = ["Parts", "Snapshot", "capture", "revive"]
 
-_FORMAT = 1
+_FORMAT = 2
 _MAGIC = b"pymem snapshot\n\0"
 _HEAD = struct.Struct("<16sII")
 _LENGTHS = struct.Struct("<QQ")
@@ -82,8 +82,10 @@ class Snapshot:
     """Scheduler and collector: numbers, text, lists and dicts of them."""
     pacer: Pacer | None = None
     """A policy of the user's own; None: Go's, whose state is with the rest. Only Go's goes into a file."""
-    layouts: tuple[Type | None, ...] | None = None
-    """By type id, from 1; None: read from a file, which has none."""
+    layouts: tuple[Type | None, ...] = ()
+    """By type id, from 1; None: of a type that is known by name and size alone."""
+    strange: frozenset[int] = frozenset()
+    """Ids of types whose layout is a file's, so that a program's own may take its place."""
 
     def __repr__(self) -> str:
         return (
@@ -91,25 +93,30 @@ class Snapshot:
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it to a file, whole or not at all; returns its path. Raises `OSError`, `ConfigError`."""
+        """Write it to a file, whole or not at all; returns its path. Raises `OSError`, `ConfigError`.
+
+        Functions in types (`types.ptr(lambda: Other)`) are asked now; what they raise comes out here.
+        """
         if self.pacer is not None:
             raise ConfigError(
                 f"a snapshot with a pacer of one's own ({type(self.pacer).__name__}) cannot go to a file: keep it in"
                 " memory, or use Go's pacer"
             )
         check_regular(path, "give the name of a file to write")
-        path = Path(path)
+        path, pieces = Path(path), self._pieces()
         beside = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             with open(beside, "wb") as file:
-                file.writelines(self._pieces())
+                file.writelines(pieces)
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
         return path
 
     def _pieces(self) -> list[bytes]:
-        state = json.dumps(self.state, separators=(",", ":")).encode()
+        rows, places = type_rows(self.layouts)
+        tree = {"state": self.state, "types": rows, "layouts": places}
+        state = json.dumps(tree, separators=(",", ":")).encode()
         lengths = _LENGTHS.pack(len(state), len(self.heap))
         crc = 0
         for piece in (lengths, state, self.heap):
@@ -121,7 +128,10 @@ class Snapshot:
         """Read a saved snapshot. Raises `RecordingError` for a file that is none, damaged, or of another version."""
         raw = Path(path).read_bytes()
         try:
-            return cls(*_split(raw))
+            heap, tree = _split(raw)
+            layouts = read_types(tree["types"], tree["layouts"])
+            strange = frozenset(i for i, layout in enumerate(layouts, 1) if layout)
+            return cls(heap, _exactly("state", tree["state"], dict), None, layouts, strange)
         except _BAD as error:
             raise _damaged(os.fspath(path), error) from None
 
@@ -132,7 +142,7 @@ def _damaged(name: str, error: Exception) -> RecordingError:
 
 
 def _split(raw: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Return the heap and the state in a file, once they are proved to be what was written."""
+    """Return the heap and the tree in a file, once they are proved to be what was written."""
     if len(raw) < _HEAD.size + _LENGTHS.size or not raw.startswith(_MAGIC):
         raise ValueError("it does not begin as one")
     _, version, crc = _HEAD.unpack_from(raw)
@@ -144,10 +154,8 @@ def _split(raw: bytes) -> tuple[bytes, dict[str, Any]]:
     begin = _HEAD.size + _LENGTHS.size
     if begin + size + heap != len(raw):
         raise ValueError("its parts are longer or shorter than it says")
-    state = json.loads(raw[begin : begin + size])
-    if not isinstance(state, dict):
-        raise ValueError("its state is no JSON object")
-    return raw[begin + size :], state
+    tree = json.loads(raw[begin : begin + size])
+    return raw[begin + size :], _exactly("the tree", tree, dict)
 
 
 # ---- objects as plain values ----
@@ -155,8 +163,6 @@ def _split(raw: bytes) -> tuple[bytes, dict[str, Any]]:
 _ELEMENTS: dict[str, type[Any]] = {"allp": MarkP, "assist_queue": Debtor, "events": LimiterEvent}
 """Of the fields that are lists of objects: what is in them."""
 _PERHAPS: dict[str, type[Any]] = {
-    "cycle_start": CycleStart,
-    "cycle_end": CycleEnd,
     "due_ns": int,
     "_slept_from": int,
     "_id": int,
@@ -215,8 +221,6 @@ def _typed(name: str, value: Any, like: Any) -> Any:
 def _made(cls: type[Any], name: str, value: Any) -> Any:
     if cls is int:
         return _exactly(name, value, int)
-    if cls in (CycleStart, CycleEnd):
-        return cls(**{key: _number(key, value[key]) for key in _names(cls)})
     new = cls()
     _load(new, value)
     return new
@@ -250,7 +254,7 @@ def capture(parts: Parts) -> Snapshot:
         )
     go = type(collector.pacer) is GoPacer
     state = {
-        "types": _types_state(parts.types),
+        "types": [[t.name, t.size, t.noscan] for t in parts.types.types[1:]],
         "globals": _roots_state(parts.globals),
         "sched": _sched_state(parts.sched),
         "collector": _collector_state(collector),
@@ -259,15 +263,8 @@ def capture(parts: Parts) -> Snapshot:
         "armed": parts.heap.armed,
     }
     layouts = tuple(t.layout for t in parts.types.types[1:])
-    return Snapshot(parts.heap.snapshot(), state, None if go else deepcopy(collector.pacer), layouts)
-
-
-def _types_state(table: TypeTable) -> list[Any]:
-    return [[t.name, t.size, t.noscan, _plain_mask(table.mask(t.id))] for t in table.types[1:]]
-
-
-def _plain_mask(mask: Mask | None) -> list[int] | None:
-    return None if mask is None else [mask[0], *mask[1]]
+    pacer = None if go else deepcopy(collector.pacer)
+    return Snapshot(parts.heap.snapshot(), state, pacer, layouts, parts.types.strange)
 
 
 def _roots_state(roots: Roots) -> list[Any]:
@@ -341,7 +338,7 @@ def revive(source: Snapshot | str | os.PathLike[str], trace: TextIO | None) -> P
 def _parts(snapshot: Snapshot, trace: TextIO) -> Parts:
     state = snapshot.state
     heap = Heap.restore(snapshot.heap)
-    types = _types(heap, state["types"], snapshot.layouts)
+    types = _types(heap, snapshot)
     sched = _sched(heap, types, state["sched"])
     pacer = GoPacer() if snapshot.pacer is None else deepcopy(snapshot.pacer)
     collector = _collector(heap, sched, state, trace)
@@ -352,22 +349,18 @@ def _parts(snapshot: Snapshot, trace: TextIO) -> Parts:
     return Parts(heap, types, sched, collector, _roots(Roots(heap, stack=False), state["globals"]))
 
 
-def _types(heap: Heap, rows: list[Any], layouts: tuple[Type | None, ...] | None) -> TypeTable:
+def _types(heap: Heap, snapshot: Snapshot) -> TypeTable:
     table = TypeTable(heap)
-    for (name, size, noscan, mask), layout in zip(rows, layouts or [None] * len(rows), strict=True):
+    rows = zip(snapshot.state["types"], snapshot.layouts, strict=True)
+    for id_, ((name, size, noscan), layout) in enumerate(rows, 1):
         table.restore(
             _exactly("a type's name", name, str),
             _exactly("a type's size", size, int),
             noscan=_exactly("noscan", noscan, bool),
-            mask=None if mask is None else _mask(mask),
             layout=layout,
+            strange=id_ in snapshot.strange,
         )
     return table
-
-
-def _mask(numbers: list[Any]) -> Mask:
-    ptrdata, *words = (_exactly("a pointer mask", n, int) for n in numbers)
-    return ptrdata, tuple(words)
 
 
 def _set(into: RootSet, id_: Any, size: Any) -> None:

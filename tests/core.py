@@ -169,9 +169,9 @@ class Core:
     def scavenge_goals(self, gc_percent_goal: int, memory_limit: int) -> None:
         self.heap.call(lib.pymem_set_scavenge_goals, gc_percent_goal, memory_limit)
 
-    def scavenge_info(self) -> Any:
-        out = ffi.new("pymem_scavenge_info *")
-        self.heap.call(lib.pymem_read_scavenge, out)
+    def pace_info(self) -> Any:
+        out = ffi.new("pymem_pace_info *")
+        self.heap.call(lib.pymem_read_pace, out)
         return out
 
     def scavenge_chunks(self) -> list[tuple[int, int, int, bool]]:
@@ -304,3 +304,10 @@ class Core:
 
     def pages(self) -> Any:
         return inspect.arena_map(self.heap)
+
+
+def restored(data: bytes, fault: int = -1) -> Core:
+    """Return the heap that a snapshot tells of."""
+    c = Core.__new__(Core)
+    c.heap = Heap.restore(data, fault=fault)
+    return c

@@ -299,3 +299,11 @@ def cycle_records(draw: st.DrawFn) -> CycleRecord:
         idle_ns=draw(ns),
         gc_cpu_fraction=draw(st.floats(0, 1)),
     )
+
+
+def span_sizes() -> st.SearchStrategy[int]:
+    """Draw a span's pages: a few, or about as many as some arenas have."""
+    return st.one_of(
+        st.integers(1, 600),
+        st.builds(lambda arenas, more: arenas * 8192 + more, st.integers(1, 4), st.integers(-3, 3)),
+    )

@@ -247,6 +247,12 @@ def test_heap_that_shrank_while_swept() -> None:
     assert "allocated 17592186044414MB during sweep" in line
 
 
+def test_goal_off() -> None:
+    """The distance from a goal that is off wraps, as in Go."""
+    line = pacer_end_line(CycleRecord(heap1=5 * MB, goal=(1 << 64) - 1))
+    assert f"(∆goal {5 * MB + 1}, cons/mark 0)" in line
+
+
 def test_controller_reset() -> None:
     line = scavenge_line(background=0, eager=0, released=0, in_use=0, free=0, controller_reset=True)
     assert line == "scav 0 KiB work (bg), 0 KiB work (eager), 0 KiB now, 0% util [controller reset]"

@@ -12,8 +12,7 @@ from graphs import collect
 from oracle import graphs
 
 import pymem
-from pymem.errors import RecordingError
-from pymem.record.overlay import find_toolchain
+from pymem.record.overlay import Toolchain
 
 PROGRAMS_OF_GO = json.loads(graphs.GOLDEN.read_text())["programs"]
 GOLDEN = {(g["program"], g["mode"]): g["rows"] for g in PROGRAMS_OF_GO}
@@ -43,11 +42,7 @@ def row(rt: pymem.Runtime, step: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        find_toolchain()
-    except RecordingError as error:
-        pytest.skip(str(error))
+def binary(toolchain: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return graphs.build(tmp_path_factory.mktemp("graphs"))
 
 

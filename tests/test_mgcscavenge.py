@@ -391,7 +391,7 @@ def test_like_reference(seed: int) -> None:
 
 
 def retained(c: Core) -> int:
-    info = c.scavenge_info()
+    info = c.pace_info()
     return int(info.heap_in_use + info.heap_free)
 
 
@@ -408,7 +408,7 @@ def test_growth_scavenges_what_it_adds_at_most() -> None:
     c = holes()
     c.scavenge_goals(0, NEVER)
     c.manual_alloc(0, 512)
-    assert c.scavenge_info().released_eager == 512 * PAGE
+    assert c.pace_info().released_eager == 512 * PAGE
     assert scavenged_pages(c) == [(2 * 512 + 88, 12), *[(i * 512, 100) for i in range(3, 8)]]
     c.check()
 
@@ -418,7 +418,7 @@ def test_growth_scavenges_what_is_over() -> None:
     c = holes()
     c.scavenge_goals(retained(c) + 482 * PAGE, NEVER)
     c.manual_alloc(0, 512)
-    assert c.scavenge_info().released_eager == 30 * PAGE
+    assert c.pace_info().released_eager == 30 * PAGE
     assert scavenged_pages(c) == [(7 * 512 + 70, 30)]
 
 
@@ -426,7 +426,7 @@ def test_no_growth_no_scavenging() -> None:
     c = holes()
     c.scavenge_goals(0, NEVER)
     c.manual_alloc(0, 20)
-    assert c.scavenge_info().released_eager == 0
+    assert c.pace_info().released_eager == 0
 
 
 def test_limit_is_kept() -> None:
@@ -434,10 +434,10 @@ def test_limit_is_kept() -> None:
     c = laid_out(2, free=[(0, 512), (1000, 5)])
     c.proc_new()
     c.next_gen()
-    limit = int(c.scavenge_info().mapped_ready)
+    limit = int(c.pace_info().mapped_ready)
     c.scavenge_goals(NEVER, limit)
     c.manual_alloc(0, 600)
-    info = c.scavenge_info()
+    info = c.pace_info()
     # 600 fresh pages against 517 free ones; metadata grew with the heap, too
     assert info.released_eager == 517 * PAGE
     c.check()
@@ -446,12 +446,12 @@ def test_limit_is_kept() -> None:
 def test_limit_exactly() -> None:
     c = laid_out(1, free=[(0, 400)])
     c.proc_new()
-    c.scavenge_goals(NEVER, int(c.scavenge_info().mapped_ready))
+    c.scavenge_goals(NEVER, int(c.pace_info().mapped_ready))
     c.manual_alloc(0, 40)  # nothing fresh: nothing to pay
-    assert c.scavenge_info().released_eager == 0
-    c.scavenge_goals(NEVER, int(c.scavenge_info().mapped_ready) - 7 * PAGE + 1)
+    assert c.pace_info().released_eager == 0
+    c.scavenge_goals(NEVER, int(c.pace_info().mapped_ready) - 7 * PAGE + 1)
     c.manual_alloc(0, 40)
-    assert c.scavenge_info().released_eager == 7 * PAGE
+    assert c.pace_info().released_eager == 7 * PAGE
     assert scavenged_pages(c) == [(393, 7)]
 
 
@@ -460,11 +460,11 @@ def test_without_processor() -> None:
     c = holes()
     c.scavenge_goals(0, 0)
     c.manual_alloc(NO_PROC, 512)
-    assert c.scavenge_info().released_eager == 0
+    assert c.pace_info().released_eager == 0
 
 
 def test_mapped_ready_is_sys_less_released() -> None:
     c = laid_out(3, free=[(0, 700)])
     c.scavenge(MIB, force=True)
     stats = c.stats()
-    assert c.scavenge_info().mapped_ready == stats.sys - stats.heap_released
+    assert c.pace_info().mapped_ready == stats.sys - stats.heap_released

@@ -11,8 +11,6 @@ from oracle import make
 
 import pymem
 from pymem.checking import Check, check
-from pymem.errors import RecordingError
-from pymem.record.overlay import find_toolchain
 from pymem.workload.columns import Event
 from pymem.workload.exact_log import Op, open_log
 from pymem.workload.sources import open_recording
@@ -23,20 +21,6 @@ _LEAST_TURNS, _MOST_TURNS = 4, 40
 """A run starts a thread more than another now and then (3 of 60, more on a busy machine), recorded or not, which is
 memory for an M and its stack. So two runs may differ; what most of either kind say has to be found in the other kind.
 """
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        find_toolchain()
-    except RecordingError as error:
-        pytest.skip(str(error))
-    return tmp_path_factory.mktemp("exact")
-
-
-@pytest.fixture(scope="session")
-def oracle(folder: Path) -> Path:
-    return make.build_recording(folder / "oracle")
 
 
 def recorded(
@@ -121,13 +105,6 @@ def test_wrong_emulation_is_found(oracle: Path, tmp_path: Path) -> None:
     result = check(workload)
     assert result.matched < result.allocations
     assert result.memstats_differences
-
-
-@pytest.fixture(scope="session")
-def fixed(folder: Path) -> tuple[Path, Path]:
-    """Return the plain and the recording oracle, both with the heap at a fixed address."""
-    plain = make.build_plain(folder / "plain", env=make.FIXED_BASE)
-    return plain, make.build_recording(folder / "fixed", env=make.FIXED_BASE)
 
 
 @pytest.mark.parametrize("mode", ["off", "forced"])

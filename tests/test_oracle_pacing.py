@@ -10,9 +10,7 @@ import pytest
 from oracle import make
 
 from pymem.checking import check
-from pymem.errors import RecordingError
 from pymem.gc.recorded import RecordedPacer
-from pymem.record.overlay import find_toolchain
 from pymem.replay import Player
 from pymem.rerun import rerun
 from pymem.workload.columns import Event
@@ -29,15 +27,6 @@ STEPS = 4000
 _SPAN = 8192
 _GROWN = 60_000
 _ROWS = 2_000_000
-
-
-@pytest.fixture(scope="session")
-def oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        find_toolchain()
-    except RecordingError as error:
-        pytest.skip(str(error))
-    return make.build_recording(tmp_path_factory.mktemp("pacing") / "oracle")
 
 
 def recorded(oracle: Path, folder: Path, program: str, mode: str, steps: int, **settings: str) -> Path:

@@ -7,19 +7,14 @@ from pathlib import Path
 import pytest
 from scavenge_oracle import Verdict, compare, compare_goals
 
-from pymem.errors import RecordingError
 from pymem.record import build_recorder, record_binary
-from pymem.record.overlay import find_toolchain
+from pymem.record.overlay import Toolchain
 
 SOURCE = Path(__file__).parent / "oracle" / "scavenge"
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        find_toolchain()
-    except RecordingError as error:
-        pytest.skip(str(error))
+def program(toolchain: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_recorder(str(SOURCE), tmp_path_factory.mktemp("scavenge") / "scavenge")
 
 

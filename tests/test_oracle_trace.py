@@ -13,8 +13,8 @@ import pytest
 from oracle.traces import CONCURRENT, OFF, TWO, TWO_OFF, Setting, Tracer, go_reads
 
 from pymem.checking import Check, check
-from pymem.errors import RecordingError, TraceError
-from pymem.record.overlay import find_toolchain
+from pymem.errors import TraceError
+from pymem.record.overlay import Toolchain
 from pymem.replay import replay
 from pymem.workload.columns import Event
 from pymem.workload.sources import open_recording
@@ -33,11 +33,7 @@ SETTINGS = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="session")
-def tracer(tmp_path_factory: pytest.TempPathFactory) -> Tracer:
-    try:
-        find_toolchain()
-    except RecordingError as error:
-        pytest.skip(str(error))
+def tracer(toolchain: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Tracer:
     return Tracer(tmp_path_factory.mktemp("traces"))
 
 

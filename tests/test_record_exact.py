@@ -20,7 +20,7 @@ from oracle import make
 from pymem.errors import RecordingError
 from pymem.record import build_recorder, insertions, record_binary, record_exact
 from pymem.record.insertions import Insertion
-from pymem.record.overlay import find_toolchain, write_overlay
+from pymem.record.overlay import Toolchain, find_toolchain, write_overlay
 from pymem.workload.exact_log import HEADER_SIZE, RECORD, ExactLog, Op, close_log, open_log
 
 MODES = pytest.mark.parametrize("mode", make.MODES)
@@ -29,17 +29,8 @@ PROGRAMS = pytest.mark.parametrize("program", make.PROGRAMS)
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        find_toolchain()
-    except RecordingError as error:
-        pytest.skip(str(error))
+def folder(toolchain: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("oracle")
-
-
-@pytest.fixture(scope="session")
-def oracle(folder: Path) -> Path:
-    return make.build_recording(folder / "oracle")
 
 
 # The insertion of calls.
@@ -275,13 +266,6 @@ def test_empty_main(oracle: Path, tmp_path: Path) -> None:
     assert header.go_version.startswith("go1.")
     assert header.command[1:] == ("empty", "-mode", "off")
     assert (header.page_size, header.gomaxprocs, header.closed) == (8192, 1, True)
-
-
-@pytest.fixture(scope="session")
-def fixed(folder: Path) -> tuple[Path, Path]:
-    """Return the plain and the recording oracle, both with the heap at a fixed address."""
-    plain = make.build_plain(folder / "plain", env=make.FIXED_BASE)
-    return plain, make.build_recording(folder / "recording", env=make.FIXED_BASE)
 
 
 @pytest.mark.parametrize("mode", ["off", "forced"])

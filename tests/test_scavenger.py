@@ -228,7 +228,7 @@ def over(c: Core, procs: int = 1) -> Scavenger:
 
 
 def in_use_and_free(c: Core) -> tuple[int, int]:
-    info = c.scavenge_info()
+    info = c.pace_info()
     return int(info.heap_in_use), int(info.heap_free)
 
 
@@ -267,7 +267,7 @@ def test_goal_kept_is_off(short_of: int, on: bool) -> None:
 def test_goal_by_limit() -> None:
     """95 % of it; off where that is kept."""
     c = laid_out(8, free=[(0, 3000)])
-    ready = int(c.scavenge_info().mapped_ready)
+    ready = int(c.pace_info().mapped_ready)
     scavenger = over(c)
     scavenger.pace(memory_limit=ready, heap_goal=1, last_heap_goal=0, last_heap_in_use=0)
     assert scavenger.memory_limit_goal == int(ready * 0.95)
@@ -292,11 +292,11 @@ def test_background_reaches_the_goal() -> None:
 def test_background_reaches_the_limit_goal() -> None:
     c = laid_out(8, free=[(0, 3000)])
     c.next_gen()
-    ready = int(c.scavenge_info().mapped_ready)
+    ready = int(c.pace_info().mapped_ready)
     scavenger = over(c)
     scavenger.pace(memory_limit=ready, heap_goal=1, last_heap_goal=0, last_heap_in_use=0)
     run_until_parked(scavenger)
-    left = int(c.scavenge_info().mapped_ready)
+    left = int(c.pace_info().mapped_ready)
     assert int(ready * 0.95) - HUGE_PAGE < left <= int(ready * 0.95)
 
 
@@ -347,7 +347,7 @@ def test_limiter_stops_scavenging_for_the_limit() -> None:
     c = laid_out(2, free=[(0, 300)])
     c.proc_new()
     scavenger = over(c)
-    ready = int(c.scavenge_info().mapped_ready)
+    ready = int(c.pace_info().mapped_ready)
     scavenger.pace(memory_limit=ready - MIB, heap_goal=1, last_heap_goal=0, last_heap_in_use=0)
     scavenger.set_limiting(True)
     c.manual_alloc(0, 20)

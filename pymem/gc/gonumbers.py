@@ -6,9 +6,8 @@ Ordinary heaps never get near these edges; a first cycle with nothing to scan, o
 from __future__ import annotations
 
 import math
-from decimal import Decimal
 
-__all__ = ["MASK64", "MAX_INT64", "divide", "format_g", "int64", "to_int64", "to_uint64"]
+__all__ = ["MASK64", "MAX_INT64", "divide", "int64", "to_int64", "to_uint64"]
 
 MASK64 = (1 << 64) - 1
 """The largest uint64; `x & MASK64` is what uint64 arithmetic leaves of x."""
@@ -37,16 +36,3 @@ def divide(a: float, b: float) -> float:
     if b:
         return a / b
     return math.copysign(math.inf, a) * math.copysign(1.0, b) if a and not math.isnan(a) else math.nan
-
-
-def format_g(x: float) -> str:
-    """Write x as Go's `print` does: the fewest digits that read back equal; an exponent from 1e+06 and below 1e-4."""
-    if not math.isfinite(x):
-        return "NaN" if math.isnan(x) else f"{x:+}".replace("inf", "Inf")
-    number = Decimal(repr(x))
-    if not x or -4 <= number.adjusted() < 6:
-        return repr(x).removesuffix(".0")
-    sign, digits, _ = number.as_tuple()
-    mantissa = "".join(map(str, digits)).rstrip("0")
-    point = "." if len(mantissa) > 1 else ""
-    return f"{'-' * sign}{mantissa[0]}{point}{mantissa[1:]}e{number.adjusted():+03d}"

@@ -10,20 +10,17 @@ With GOGC=off, or a goal beyond it, the memory limit sets the goal. Counts, work
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pymem.errors import CorruptHeapError
 from pymem.gc.controller import (
     BACKGROUND_UTILIZATION,
     DEFAULT_HEAP_MINIMUM,
     NO_TRIGGER,
     Controller,
-    TriggerKind,
 )
-from pymem.gc.gonumbers import MASK64, MAX_INT64, divide, format_g, int64, to_uint64
+from pymem.gc.gonumbers import MASK64, MAX_INT64, divide, to_uint64
 from pymem.gc.protocol import Pacer
 
-__all__ = ["GOAL_OFF", "CycleEnd", "CycleStart", "GoPacer", "Pacer"]
+__all__ = ["GOAL_OFF", "GoPacer", "Pacer"]
 
 GOAL_OFF = MASK64
 """gc_percent_heap_goal with GOGC=off."""
@@ -39,58 +36,6 @@ _RATIO_DEN, _MIN_TRIGGER_NUM, _MAX_TRIGGER_NUM = 64, 45, 61
 """The trigger of a small heap lies between 45/64 and 61/64 of the way from live heap to goal."""
 
 
-@dataclass(frozen=True, slots=True)
-class CycleStart:
-    """What GODEBUG=gcpacertrace=1 tells at the start of a cycle."""
-
-    assist_work_per_byte: float
-    heap_scan: int
-    """Bytes that may hold pointers."""
-    initial_heap_live: int
-    """Bytes. Go reads it a moment before it stops the world; here that is the same."""
-    heap_goal: int
-    dedicated: int
-    """Workers with a P of their own."""
-    fractional: float
-    """Share of time that each other P marks."""
-
-    def __str__(self) -> str:
-        """Write Go's line."""
-        sizes = f"scan {self.heap_scan >> 20} MB in {self.initial_heap_live >> 20}->{self.heap_goal >> 20} MB"
-        workers = f"{self.dedicated}+{format_g(self.fractional)}"
-        return f"pacer: assist ratio={format_g(self.assist_work_per_byte)} ({sizes}) workers={workers}"
-
-
-@dataclass(frozen=True, slots=True)
-class CycleEnd:
-    """What GODEBUG=gcpacertrace=1 tells when marking ends. Go is silent if nothing was allocated meanwhile."""
-
-    utilization: float
-    """Share of all Ps' time in marking, idle marking apart. The background's quarter is supposed, not measured."""
-    heap_scan_work: int
-    stack_scan_work: int
-    globals_scan_work: int
-    scan_work_expected: int
-    """Bytes: last cycle's heap and stacks, this one's globals."""
-    triggered: int
-    """Bytes, heap_live at the start."""
-    heap_live: int
-    goal: int
-    """Bytes, as of this moment."""
-    cons_mark: float
-    """The estimate by which this cycle was paced; not the one that it led to."""
-
-    def __str__(self) -> str:
-        """Write Go's line."""
-        work = f"{self.heap_scan_work}+{self.stack_scan_work}+{self.globals_scan_work} B work"
-        missed = int64(self.heap_live - self.goal)
-        return (
-            f"pacer: {int(self.utilization * 100)}% CPU ({int(_GOAL_UTILIZATION * 100)} exp.) for {work} "
-            f"({self.scan_work_expected} B exp.) in {self.triggered} B -> {self.heap_live} B "
-            f"(∆goal {missed}, cons/mark {format_g(self.cons_mark)})"
-        )
-
-
 class GoPacer(Controller):
     """Go 1.27's pacer. Go: gcControllerState.
 
@@ -102,13 +47,12 @@ class GoPacer(Controller):
 
     __slots__ = (
         "cons_mark",
-        "cycle_end",
-        "cycle_start",
         "gc_percent_heap_goal",
         "heap_minimum",
         "last_cons_mark",
         "runway",
         "sweep_dist_min_trigger",
+        "utilization",
     )
 
     def __init__(self, gc_percent: int = 100, memory_limit: int = MAX_INT64) -> None:
@@ -127,9 +71,11 @@ class GoPacer(Controller):
         """
         self.last_cons_mark = [0.0, 0.0, 0.0, 0.0]
         """As measured in the last four cycles, oldest first. Writer: end_cycle."""
-        self.cycle_start: CycleStart | None = None
-        self.cycle_end: CycleEnd | None = None
-        """Of the last cycle; None if nothing was allocated while it marked."""
+        self.utilization = 0.0
+        """Share of all Ps' time that the last cycle took, idle marking apart; 0 if nothing was allocated meanwhile.
+
+        The background's quarter is supposed, not measured. Writer: end_cycle.
+        """
         super().__init__(gc_percent, memory_limit)
         self.commit(True)
 
@@ -231,20 +177,6 @@ class GoPacer(Controller):
 
     # ---- the cycle ----
 
-    def start_cycle(
-        self, now: int, procs: int, kind: TriggerKind = TriggerKind.HEAP, *, stop_the_world: bool = False
-    ) -> None:
-        """Begin to mark: counts at 0, workers, a first assist ratio. The world is stopped. Go: startCycle."""
-        super().start_cycle(now, procs, kind, stop_the_world=stop_the_world)
-        self.cycle_start = CycleStart(
-            assist_work_per_byte=self.assist_work_per_byte,
-            heap_scan=self.heap_scan,
-            initial_heap_live=self.heap_live,
-            heap_goal=self.heap_goal(),
-            dedicated=self.dedicated_mark_workers_needed,
-            fractional=self.fractional_utilization_goal,
-        )
-
     def end_cycle(self, now: int, procs: int) -> None:
         """Learn cons/mark. The world is stopped; reset_live and commit follow. Go: endCycle.
 
@@ -260,13 +192,13 @@ class GoPacer(Controller):
         and then: so the estimate is the largest of this measurement and the four before.
         """
         super().end_cycle(now, procs)
-        self.cycle_end = None
+        self.utilization = 0.0
         all_time = float((now - self.mark_start_time) * procs) if now > self.mark_start_time else 0.0
         utilization = BACKGROUND_UTILIZATION + (float(self.assist_time) / all_time if all_time else 0.0)
         idle = float(self.idle_mark_time) / all_time if all_time else 0.0
         if self.heap_live <= self.triggered:
             return
-        self.cycle_end = self._end(utilization)
+        self.utilization = utilization
         allocated = float(self.heap_live - self.triggered)
         self._learn(
             divide(allocated * (utilization + idle), float(self.scan_work()) * (1 - utilization)),
@@ -275,16 +207,3 @@ class GoPacer(Controller):
     def _learn(self, measured: float) -> None:
         self.cons_mark = max(measured, *self.last_cons_mark)
         self.last_cons_mark = [*self.last_cons_mark[1:], measured]
-
-    def _end(self, utilization: float) -> CycleEnd:
-        return CycleEnd(
-            utilization=utilization,
-            heap_scan_work=self.heap_scan_work,
-            stack_scan_work=self.stack_scan_work,
-            globals_scan_work=self.globals_scan_work,
-            scan_work_expected=self.scan_work_expected(),
-            triggered=self.triggered,
-            heap_live=self.heap_live,
-            goal=self.last_heap_goal,
-            cons_mark=self.cons_mark,
-        )

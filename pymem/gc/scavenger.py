@@ -239,7 +239,7 @@ class Scavenger:
 
     def __init__(self, heap: Heap, *, gomaxprocs: Callable[[], int], costs: Costs) -> None:
         self._heap, self._costs = heap, costs
-        self._info = ffi.new("pymem_scavenge_info *")
+        self._info = ffi.new("pymem_pace_info *")
         self._limit = NEVER
         self._eager_seen = self._traced_bg = self._traced_eager = 0
         self._assist_ns = self._background_ns = 0
@@ -366,7 +366,7 @@ class Scavenger:
     # ---- the core ----
 
     def _read(self) -> Any:
-        self._heap.call(lib.pymem_read_scavenge, self._info)
+        self._heap.call(lib.pymem_read_pace, self._info)
         return self._info
 
     def _scavenge(self, size: int, *, force: bool) -> int:

@@ -105,8 +105,7 @@ class CycleRecord:
         self.assist_ns = pacer.assist_time
         self.dedicated_ns, self.fractional_ns = pacer.dedicated_mark_time, pacer.fractional_mark_time
         self.idle_ns = pacer.idle_mark_time
-        learned = getattr(pacer, "cycle_end", None)
-        self.utilization = learned.utilization if learned else 0.0
+        self.utilization = getattr(pacer, "utilization", 0.0)  # of Go's, and of those that tell
 
 
 @dataclass(slots=True)

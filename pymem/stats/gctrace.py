@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TextIO
 
+from pymem.gc.gonumbers import int64
+
 if TYPE_CHECKING:
     from pymem.env import Settings
     from pymem.gc.state import CycleRecord
@@ -229,7 +231,7 @@ def pacer_end_line(cycle: CycleRecord) -> str:
         f"pacer: {int(cycle.utilization * 100)}% CPU ({_GOAL_PERCENT} exp.)"
         f" for {cycle.heap_scan_work}+{cycle.stack_scan_work}+{cycle.globals_scan_work} B work"
         f" ({cycle.expected_scan_work} B exp.) in {cycle.trigger} B -> {cycle.heap1} B"
-        f" (∆goal {cycle.heap1 - cycle.goal}, cons/mark {go_float(cycle.cons_mark)})"
+        f" (∆goal {int64(cycle.heap1 - cycle.goal)}, cons/mark {go_float(cycle.cons_mark)})"
     )
 
 
