@@ -146,21 +146,15 @@ int pymem_proc_destroy(pymem_heap *h, int32_t id) {
 
 /* ---- stops ---- */
 
-int pymem_set_stops(pymem_heap *h, uint64_t stop_live, int64_t quantum) {
+int pymem_set_stops(pymem_heap *h, uint64_t stop_live, int64_t quantum, uint64_t debt) {
     ENTER(h);
     h->stop_live = stop_live;
     h->quantum = quantum;
+    h->assist_debt = debt < INT64_MAX ? (int64_t)debt : INT64_MAX;
     return leave(h, PYMEM_OK);
 }
 
 uint32_t pymem_stop_due(const pymem_heap *h) { return h->stop_due; }
-
-int pymem_work_done(pymem_heap *h, uint64_t *objects, uint64_t *bytes) {
-    ENTER(h);
-    *objects = h->work_objects;
-    *bytes = h->work_bytes;
-    return leave(h, PYMEM_OK);
-}
 
 int pymem_assist_credit(pymem_heap *h, int32_t id, int64_t add, int64_t *now) {
     ENTER(h);

@@ -316,6 +316,7 @@ struct pymem_heap {
     /* why a call that allocates comes back early */
     uint64_t stop_live;                /* heap_live from which a cycle should start; UINT64_MAX: never */
     int64_t quantum;                   /* bytes of slots that may be handed out before the policy wants to look */
+    int64_t assist_debt;               /* bytes below 0 that a proc's credit may come to between two looks */
     uint32_t stop_due;                 /* enum pymem_stop, of the call under way or the last one */
     uint64_t work_objects, work_bytes; /* allocated since birth: what the program's time is charged by */
 

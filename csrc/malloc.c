@@ -198,11 +198,11 @@ static mspan *mark_new(pymem_heap *h, uint64_t addr) {
     return s;
 }
 
-/* The credit pays for the object before it is placed. Sent back to assist, the caller does not pay again.
- * Go: deductAssistCredit */
+/* The credit pays for the object before it is placed. Beyond the debt it may have, the caller is sent back to assist,
+ * and does not pay again. Go: deductAssistCredit */
 static bool pay(pymem_heap *h, proc *p, uint64_t size) {
     if (!p->paid) p->credit -= (int64_t)size;
-    p->paid = !p->paid && p->credit < 0;
+    p->paid = !p->paid && p->credit < -h->assist_debt;
     if (p->paid) h->stop_due |= PYMEM_STOP_ASSIST;
     return !p->paid;
 }

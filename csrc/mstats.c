@@ -216,6 +216,14 @@ void mem_stats_read(pymem_heap *h, pymem_mem_stats *out) {
     *out = m;
 }
 
+static uint32_t procs_in_debt(const pymem_heap *h) {
+    uint32_t n = 0;
+    if (!h->marking || !h->assists) return 0;
+    for (int32_t i = 0; i < h->nprocs; i++)
+        if (h->procs[i] && h->procs[i]->credit < 0) n++;
+    return n;
+}
+
 void pace_read(pymem_heap *h, pymem_pace_info *out) {
     uint64_t total = total_alloc(h), mallocs = h->large_allocs + h->tiny_allocs, frees = h->large_frees;
     for (int c = 1; c < NUM_CLASSES; c++) {
@@ -238,6 +246,9 @@ void pace_read(pymem_heap *h, pymem_pace_info *out) {
         .heap_released = h->heap_released,
         .mapped_ready = total_mapped(h) - h->heap_released,
         .released_eager = h->scav_eager,
+        .work_objects = h->work_objects,
+        .work_bytes = h->work_bytes,
+        .in_debt = procs_in_debt(h),
         .sweep_done = h->sweep_done,
     };
 }

@@ -86,13 +86,12 @@ int pymem_malloc_each(pymem_heap *h, int32_t proc, const uint64_t *sizes, const 
 enum pymem_stop {
     PYMEM_STOP_NONE = 0,
     PYMEM_STOP_TRIGGER = 1, /* heap_live has reached stop_live; looked at when a span is cached or an object is large */
-    PYMEM_STOP_ASSIST = 2,  /* marking, and the proc's credit does not pay for the next object */
+    PYMEM_STOP_ASSIST = 2,  /* marking, and the next object would take the proc's credit below its debt */
     PYMEM_STOP_QUANTUM = 4  /* so many bytes of slots were handed out; to the object while marking, else to the span */
 };
-int pymem_set_stops(pymem_heap *h, uint64_t stop_live, int64_t quantum); /* UINT64_MAX, INT64_MAX: never */
-uint32_t pymem_stop_due(const pymem_heap *h);                            /* of the last call; enum pymem_stop, or-ed */
-/* Objects allocated since birth, those in tiny blocks too, and the bytes of their slots (of what joined a block: 0). */
-int pymem_work_done(pymem_heap *h, uint64_t *objects, uint64_t *bytes);
+/* UINT64_MAX, INT64_MAX: never. debt: bytes below 0 that a proc's credit may come to before it has to assist. */
+int pymem_set_stops(pymem_heap *h, uint64_t stop_live, int64_t quantum, uint64_t debt);
+uint32_t pymem_stop_due(const pymem_heap *h); /* of the last call; enum pymem_stop, or-ed */
 /* Adds to the credit (bytes) of whoever runs on the proc and tells what it has then. */
 int pymem_assist_credit(pymem_heap *h, int32_t proc, int64_t add, int64_t *now);
 
@@ -230,7 +229,8 @@ typedef struct {
     uint64_t heap_in_use, heap_free, heap_released; /* bytes of pages: in spans of objects; free; free and given back */
     uint64_t mapped_ready;                          /* all that Sys counts and the OS has not got back */
     uint64_t released_eager;                        /* bytes given back by allocations on their way, since birth */
-    uint32_t sweep_done, pad;
+    uint64_t work_objects, work_bytes; /* allocated since birth: all objects; the slots of those that joined no block */
+    uint32_t sweep_done, in_debt;      /* procs whose credit is below 0, while marking with assists */
 } pymem_pace_info;
 int pymem_read_pace(pymem_heap *h, pymem_pace_info *out);
 

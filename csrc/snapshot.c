@@ -11,7 +11,7 @@
 #include "mgcwork.h"
 #include "snapshot.h"
 
-enum { FORMAT = 1, PLACE = 8192 /* words a bits arena has at most, for numbering them */ };
+enum { FORMAT = 2, PLACE = 8192 /* words a bits arena has at most, for numbering them */ };
 enum { HAS_DEAD = 1, HAS_TYPES = 2, HAS_TINY = 4 };
 
 #define ANY UINT64_MAX
@@ -55,6 +55,8 @@ static void walk_cycle(walk *w) {
     STREAM(&w->s, h->assists, 1);
     STREAM(&w->s, h->stop_due, 7);
     stream_signed(&w->s, &h->quantum);
+    stream_signed(&w->s, &h->assist_debt);
+    if (h->assist_debt < 0) stream_wrong(&w->s, "a debt below 0");
     stream_signed(&w->s, &h->heap_live);
     uint64_t ratio;
     memcpy(&ratio, &h->sweep_pages_per_byte, sizeof ratio);

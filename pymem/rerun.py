@@ -19,6 +19,7 @@ from pymem.gc.costs import Costs
 from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS, Collector
 from pymem.gc.pacer import GoPacer
 from pymem.gc.state import CycleRecord, GCStats
+from pymem.gc.steps import many
 from pymem.replay import (
     ADDRESS_SPACE,
     ClassUse,
@@ -100,11 +101,9 @@ class _Timeline:
         self._rows: list[tuple[int, ...]] = []
         collector.observers.append(lambda event: self.sample())
 
-    def sample(self, *, now: bool = False) -> None:
-        """Take one; now: ask the heap first, as between cycles the pacer's counts are old."""
+    def sample(self) -> None:
+        """Take one, of what the collector last saw."""
         pacer = self._collector.pacer
-        if now and self._collector.record is None:  # marking keeps them up to date
-            self._collector.report()
         self._rows.append(
             (
                 self._collector.clock.now,
@@ -157,35 +156,42 @@ class _Program:
         self._last: float | None = None
         self._fault_byte_ns = costs.fault_page_ns / lib.PYMEM_PAGE_SIZE
         self._touched: int | None = None  # bytes of memory that the program had last
-        self._begun = False
+        self._begun = self._procs_begun = False
 
     def play(self, columns: Columns) -> None:
         """Run all rows, acting wherever a stop is due."""
         if not self._begun and (columns.kind == Event.ALLOC).any():
             self._begun = True
         self.collector.busy = self._busy(columns)
-        for row, why in self.player.steps(columns, most=_SAMPLE_ROWS):
-            if self._time and self._procs == self._recorded_procs:
-                self.collector.busy = round(self._time.busy_at(int(columns.time[max(row - 1, 0)])))
-            self._pass(int(columns.time[max(row - 1, 0)]))
-            if not self._ready():
-                continue
-            proc = self._proc(columns, row)
-            if why == lib.PYMEM_REPLAY_STOP:
-                self.player.heap.stopped(proc, None)
-            elif why == lib.PYMEM_REPLAY_FORCED:
-                self.collector.gc(proc)
-            else:
-                self.collector.settle()
-                self.collector.arm()
-            self.timeline.sample(now=True)
+        with many(self.collector) as interrupts:
+            for row, why in self.player.steps(columns, most=_SAMPLE_ROWS):
+                interrupts()
+                self._act(columns, row, why)
+
+    def _act(self, columns: Columns, row: int, why: int) -> None:
+        """Have time pass up to a row, and do what the heap stopped for before it."""
+        now = int(columns.time[max(row - 1, 0)])
+        if self._time and self._procs == self._recorded_procs:
+            self.collector.busy = round(self._time.busy_at(now))
+        self._pass(now)
+        if not self._ready():
+            return
+        if why == lib.PYMEM_REPLAY_STOP:
+            self.player.heap.stopped(self._proc(columns, row), None)
+        elif why == lib.PYMEM_REPLAY_FORCED:
+            self.collector.gc(self._proc(columns, row))
+        else:
+            self.collector.settle()
+            self.collector.arm()
+        self.timeline.sample()
 
     def _ready(self) -> bool:
-        """Say whether there are processors yet: before, nothing can be collected."""
-        if not self._begun:
-            return False
-        out = ffi.new("int64_t *")
-        return bool(lib.pymem_assist_credit(self.player.heap.handle, 0, 0, out) == lib.PYMEM_OK)
+        """Say whether there are processors: before, nothing can be collected."""
+        if self._begun and not self._procs_begun:
+            out = ffi.new("int64_t *")
+            status = lib.pymem_assist_credit(self.player.heap.handle, 0, 0, out)
+            self._procs_begun = bool(status == lib.PYMEM_OK)
+        return self._procs_begun
 
     def _pass(self, recorded: int) -> None:
         now = self._time.at(recorded) if self._time else recorded

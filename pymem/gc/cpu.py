@@ -8,6 +8,7 @@ goes slower, and everything it does takes longer by 1 / speed.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 __all__ = ["TIME_SLICE", "Share", "Turns", "share_out"]
@@ -38,6 +39,7 @@ class Share(NamedTuple):
         return self.dedicated + self.fractional + self.idle
 
 
+@cache  # asked at each stop; a program has few different answers
 def share_out(procs: int, busy: int, *, dedicated: int, fractional: float, max_idle: int) -> Share:
     """Share `procs` Ps between the program (which could use `busy`) and the workers of a pacer.
 

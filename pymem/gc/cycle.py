@@ -62,9 +62,9 @@ _ROUNDING = 1e-3
 """Nanoseconds of the program's time that are nothing: what adding floats leaves over."""
 _MOST_CREDIT = 1 << 62
 """Bytes: where next to no work is left, a byte of it pays for more than there are numbers for."""
-_STRETCHES = 64
-"""Stretches into which the way from here to the goal is cut while marking."""
-_MIN_STRETCH, _MAX_STRETCH = 16 << 10, 4 << 20
+_STRETCHES = 32
+"""Stretches into which the way from the trigger to the goal is cut."""
+_MIN_STRETCH, _MAX_STRETCH = 32 << 10, 4 << 20
 """Bytes of allocation in a stretch."""
 _SWEEP_STRETCH = 1 << 20
 _IDLE_STRETCH = 256 << 20
@@ -127,7 +127,7 @@ class Collector:
         self._program_ns = 0.0  # charged, not yet passed
         self._work = (0, 0)  # objects and bytes charged so far
         self._pace = ffi.new("pymem_pace_info *")
-        self._two = ffi.new("uint64_t[2]")
+        self._credit = ffi.new("int64_t *")
         self._busy_proc = procs[0] if procs else -1
         self._fresh: UInt64s | None = None
         self._held: UInt64s | None = None  # what a call under way still needs: compaction leaves it alone
@@ -190,14 +190,14 @@ class Collector:
 
     @whole
     def _settle(self) -> None:
-        self.heap.call(lib.pymem_work_done, self._two, self._two + 1)
-        objects, size = int(self._two[0]), int(self._two[1])
-        costs = self.costs
+        self._sync()
+        pace, costs = self._pace, self.costs
+        objects, size = pace.work_objects, pace.work_bytes
         self._program_ns += (objects - self._work[0]) * costs.malloc_ns + (
             size - self._work[1]
         ) * costs.malloc_byte_ns
         self._work = objects, size
-        eager = self.scavenger.take_eager().ns
+        eager = self.scavenger.take_eager(pace.released_eager).ns
         if eager:
             self.limiter.add_assist_time(eager)
         ns = self._program_ns + eager
@@ -234,8 +234,8 @@ class Collector:
         self._fresh = fresh
         try:
             self.settle()
-            if due & lib.PYMEM_STOP_ASSIST and self._mark:
-                self._assist(proc)
+            if self._mark:
+                self._pay_debts()
             if (
                 not self._mark and due != lib.PYMEM_STOP_ASSIST
             ):  # its object comes first, else none ever might
@@ -251,10 +251,10 @@ class Collector:
 
     def arm(self) -> None:
         """Say when the core is to come back next."""
-        live, quantum = _NEVER, _NO_QUANTUM
-        if self._mark:
-            room = self.pacer.heap_goal() - self.pacer.heap_live
-            quantum = min(max(room // _STRETCHES, _MIN_STRETCH), _MAX_STRETCH)
+        live, quantum, debt = _NEVER, _NO_QUANTUM, 0
+        if self.record:
+            room = self.record.start_goal - self.record.trigger
+            debt = quantum = min(max(room // _STRETCHES, _MIN_STRETCH), _MAX_STRETCH)
         elif not self.off:
             live = min(self.pacer.trigger()[0], _NEVER)
             quantum = _IDLE_STRETCH if self.sweeper.done else _SWEEP_STRETCH
@@ -263,7 +263,7 @@ class Collector:
         elif not self.sweeper.done:
             quantum = _SWEEP_STRETCH
         self.heap.armed = quantum < _NO_QUANTUM
-        self.heap.call(lib.pymem_set_stops, live, quantum)
+        self.heap.call(lib.pymem_set_stops, live, quantum, debt)
 
     # ---- time ----
 
@@ -338,7 +338,6 @@ class Collector:
     # ---- starting ----
 
     def _test_trigger(self) -> None:
-        self._sync()
         if self._triggered() and not self.off:
             self._finish_sweep()  # so that the cycle is not late for it
             if self._triggered():
@@ -425,7 +424,6 @@ class Collector:
         progress = self._mark.drain(share.workers * time) if share.workers else _NO_PROGRESS
         self._count(progress)
         self.pacer.flush_bg_credit(progress.work)
-        self._sync()
         self.pacer.revise()
         return progress
 
@@ -442,12 +440,23 @@ class Collector:
         pacer.fractional_mark_time += int(whole * share.fractional)
         pacer.idle_mark_time += whole * share.idle
 
+    def _pay_debts(self) -> None:
+        """Have whoever allocated more than its credit mark, P by P.
+
+        In Go each assists as soon as it is in debt, for 64 KB of work or more. Here all that a stretch owes is worked
+        off at its end; only an object that owes more than a stretch by itself has to wait for that (`arm`).
+        """
+        if self._pace.in_debt:
+            for proc in self._procs:
+                if self._mark:
+                    self._assist(proc)
+
     def _assist(self, proc: int) -> None:
         """Have whoever allocates on proc mark until it is out of debt. Go: gcAssistAlloc, gcAssistAlloc1.
 
         Credit is kept by P: goroutines that take turns on one share it.
         """
-        credit = ffi.new("int64_t *")
+        credit = self._credit
         self.heap.call(lib.pymem_assist_credit, proc, 0, credit)
         before = int(credit[0])
         if before >= 0 or self.limiter.limiting():
@@ -473,7 +482,6 @@ class Collector:
             self._terminate()
             return
         self._program_ns += ns  # others go on meanwhile, as beside any other work of the program
-        self.settle()
 
     def finish_mark(self) -> None:
         """Let marking run to its end while the program waits for it."""

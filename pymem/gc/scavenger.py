@@ -71,6 +71,9 @@ class ScavengeWork:
     ns: int = 0
 
 
+_NOTHING = ScavengeWork()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScavengeTrace:
     """What a line of GODEBUG=scavtrace=1 shows, in bytes. Go: printScavTrace."""
@@ -316,10 +319,16 @@ class Scavenger:
 
     # ---- on an allocation's way ----
 
-    def take_eager(self) -> ScavengeWork:
-        """Return what allocations gave back since the last call, to be billed to them. Go: scavenge.assistTime."""
-        seen, self._eager_seen = self._eager_seen, int(self._read().released_eager)
-        work = ScavengeWork(self._eager_seen - seen, self._costs.scavenge_ns(self._eager_seen - seen))
+    def take_eager(self, released: int | None = None) -> ScavengeWork:
+        """Return what allocations gave back since the last call, to be billed to them. Go: scavenge.assistTime.
+
+        released: bytes given back by allocations since birth, by who has just asked the core.
+        """
+        now = int(self._read().released_eager) if released is None else released
+        seen, self._eager_seen = self._eager_seen, now
+        if now == seen:
+            return _NOTHING
+        work = ScavengeWork(now - seen, self._costs.scavenge_ns(now - seen))
         self._assist_ns += work.ns
         return work
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -18,7 +19,9 @@ from pymem.errors import ConfigError, ThreadError
 if TYPE_CHECKING:
     from pymem._heap import Heap
 
-__all__ = ["Owner", "Stepper", "whole"]
+__all__ = ["Owner", "Stepper", "many", "whole"]
+
+_ELSEWHERE = "another thread is in this heap: give each thread a runtime of its own"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,6 +62,12 @@ class _Waiting:
             self.then(*signal_and_frame)
         self.came = signal_and_frame
 
+    def deliver(self) -> None:
+        """Have what was kept come now."""
+        came, self.came = self.came, None
+        if came:
+            self.then(*came)
+
 
 def whole(step: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
     """Make a method a whole step. ThreadError, ConfigError: nothing was done. Only the main thread is interrupted."""
@@ -67,7 +76,7 @@ def whole(step: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R
     def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         owner = self.owner
         if not self.heap.lock.acquire(blocking=False):
-            raise ThreadError("another thread is in this heap: give each thread a runtime of its own")
+            raise ThreadError(_ELSEWHERE)
         try:
             if owner.telling:
                 raise ConfigError(
@@ -89,16 +98,49 @@ def whole(step: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R
     return run
 
 
+@contextmanager
+def many(stepper: Stepper) -> Iterator[Callable[[], None]]:
+    """Do many steps of one heap: what is yielded is to be called between them, and lets Ctrl-C through.
+
+    A step by itself arms and disarms the handler, which takes longer than most steps do.
+    """
+    owner, lock = stepper.owner, stepper.heap.lock
+    if not lock.acquire(blocking=False):
+        raise ThreadError(_ELSEWHERE)
+    waiting = _hold_back()
+    owner.depth += 1
+    try:
+        yield waiting.deliver if waiting else _nothing
+    finally:
+        owner.depth -= 1
+        lock.release()
+        _let_go(waiting)
+
+
+def _nothing() -> None:
+    pass
+
+
 def _uninterrupted(step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    before = signal.getsignal(signal.SIGINT)
-    foreign = threading.current_thread() is not threading.main_thread()
-    if foreign or isinstance(before, _Waiting) or not callable(before):
-        return step(*args, **kwargs)
-    waiting = _Waiting(before)
-    signal.signal(signal.SIGINT, waiting)
+    waiting = _hold_back()
     try:
         return step(*args, **kwargs)
     finally:
-        signal.signal(signal.SIGINT, before)
-        if waiting.came:
-            before(*waiting.came)
+        _let_go(waiting)
+
+
+def _hold_back() -> _Waiting | None:
+    """Keep Ctrl-C for later, where it would come and nobody keeps it yet."""
+    before = signal.getsignal(signal.SIGINT)
+    foreign = threading.current_thread() is not threading.main_thread()
+    if foreign or isinstance(before, _Waiting) or not callable(before):
+        return None
+    waiting = _Waiting(before)
+    signal.signal(signal.SIGINT, waiting)
+    return waiting
+
+
+def _let_go(waiting: _Waiting | None) -> None:
+    if waiting:
+        signal.signal(signal.SIGINT, waiting.then)
+        waiting.deliver()
