@@ -15,11 +15,11 @@ import numpy as np
 
 from pymem._native import ffi, lib
 from pymem.errors import ConfigError
-from pymem.gc.costs import Costs
-from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS, Collector
+from pymem.gc.cycle import Collector
 from pymem.gc.pacer import GoPacer
 from pymem.gc.state import CycleRecord, GCStats
 from pymem.gc.steps import many
+from pymem.program import Program, read_program
 from pymem.replay import (
     ADDRESS_SPACE,
     ClassUse,
@@ -27,25 +27,23 @@ from pymem.replay import (
     Player,
     TypeUse,
     class_uses,
-    commits_of,
     type_uses,
 )
 from pymem.stats.memstats import MemStats, read_mem_stats
 from pymem.units import parse_gogc, parse_memory_limit
-from pymem.workload.calibration import Calibration, calibrate
 from pymem.workload.columns import Columns, Event
-from pymem.workload.spread import spread_deaths
-from pymem.workload.trace_stream import MOST_PROCS, TraceStream
-from pymem.workload.without_tracer import without_tracer
+from pymem.workload.trace_stream import MOST_PROCS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
 
+    from pymem.gc.costs import Costs
     from pymem.gc.protocol import Pacer
+    from pymem.program import Part
 
-__all__ = ["TIMELINE", "Rerun", "rerun"]
+__all__ = ["CENTRE", "TIMELINE", "Chance", "Rerun", "rerun"]
 
 TIMELINE = np.dtype(
     [
@@ -60,7 +58,32 @@ TIMELINE = np.dtype(
 """A sample of the heap, in bytes. mapped_ready: all that Sys counts but for what was given back; what a limit sees."""
 
 _SAMPLE_ROWS = 1 << 14
-_CHUNK = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """What differs from one run of a program to the next, and a single emulation cannot know."""
+
+    mark: float = 1.0
+    """How many times the usual costs of marking."""
+    time: float = 1.0
+    """How many times its usual time the program takes."""
+    phase_ns: int = 0
+    """Where in the runtime's 10 ms rounds the program begins, 0 to 20 ms: goroutines are made to give way by these."""
+
+    def costs(self, costs: Costs) -> Costs:
+        """Return costs with marking so expensive."""
+        if self.mark == 1.0:
+            return costs
+        return replace(
+            costs,
+            mark_byte_ns=costs.mark_byte_ns * self.mark,
+            mark_object_ns=costs.mark_object_ns * self.mark,
+        )
+
+
+CENTRE = Chance()
+"""The middle of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,25 +142,23 @@ class _Timeline:
         return np.array(self._rows, TIMELINE)
 
 
-class _Program:
-    """Rows on a heap with a collector of its own."""
+class _Emulation:
+    """A program on a heap with a collector of its own."""
 
     def __init__(
         self,
-        source: EventSource,
+        program: Program,
         *,
         pacer: Pacer,
         procs: int,
-        costs: Costs,
+        chance: Chance,
         time_scale: float,
-        globals_bytes: int,
         address_space: int,
-        calibration: Calibration | None,
     ) -> None:
-        self.player = Player(source, procs=procs, address_space=address_space)
+        self.player = Player(program.source, procs=procs, address_space=address_space)
         self.stats = GCStats()
         # The program's time comes with its rows, not by what it allocates.
-        costs = replace(costs, malloc_ns=0.0, malloc_byte_ns=0.0)
+        costs = chance.costs(replace(program.costs, malloc_ns=0.0, malloc_byte_ns=0.0))
         self.collector = Collector(
             self.player.heap,
             pacer=pacer,
@@ -145,24 +166,26 @@ class _Program:
             costs=costs,
             liveness="record",
             stats=self.stats,
-            globals_bytes=globals_bytes,
+            globals_bytes=program.globals_bytes,
         )
         self.timeline = _Timeline(self.collector)
-        self._procs, self._recorded_procs = procs, source.procs
-        self._scale = time_scale
-        self._time = calibration.time if calibration else None
-        if self._time and procs == source.procs:
+        self._procs, self._recorded_procs = procs, program.procs
+        self._scale = time_scale * chance.time
+        self._time = program.calibration.time if program.calibration else None
+        self.collector.turns.phase_ns = chance.phase_ns
+        if self._time and procs == program.procs:
             self.collector.turns.gives_way_ns = self._time.gives_way_ns
         self._last: float | None = None
         self._fault_byte_ns = costs.fault_page_ns / lib.PYMEM_PAGE_SIZE
         self._touched: int | None = None  # bytes of memory that the program had last
         self._begun = self._procs_begun = False
 
-    def play(self, columns: Columns) -> None:
+    def play(self, part: Part) -> None:
         """Run all rows, acting wherever a stop is due."""
+        columns = part.columns
         if not self._begun and (columns.kind == Event.ALLOC).any():
             self._begun = True
-        self.collector.busy = self._busy(columns)
+        self.collector.busy = min(part.busy, self._procs)
         with many(self.collector) as interrupts:
             for row, why in self.player.steps(columns, most=_SAMPLE_ROWS):
                 interrupts()
@@ -209,26 +232,13 @@ class _Program:
             self.collector.charge((touched - self._touched) * self._fault_byte_ns)
         self._touched = touched
 
-    def _busy(self, columns: Columns) -> int:
-        """Return how many Ps the program keeps at work, where the record of so many does not tell: one a goroutine.
-
-        A goroutine counts if it makes a fair share of a chunk's allocations. Those that take turns count as if they
-        ran side by side.
-        """
-        allocs = columns.kind == Event.ALLOC
-        who = columns.goroutine[allocs] if columns.goroutine.any() else columns.proc[allocs]
-        if not len(who):
-            return 1
-        shares = np.unique(who, return_counts=True)[1]
-        return min(max(1, int((shares * 10 >= len(who)).sum())), self._procs)
-
     def _proc(self, columns: Columns, row: int) -> int:
         proc = int(columns.proc[min(row, len(columns) - 1)])
         return proc % self._procs if proc >= 0 else 0
 
 
 def rerun(
-    source: EventSource,
+    source: EventSource | Program,
     *,
     gogc: int | str | None = 100,
     memory_limit: int | str | None = None,
@@ -240,23 +250,24 @@ def rerun(
     spread: bool = True,
     address_space: int = ADDRESS_SPACE,
     calibrated: bool = True,
+    chance: Chance = CENTRE,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rerun:
     """Run a recorded program under its own pacer and return what came out.
 
     Args:
-        source: the recording.
+        source: the recording; or a `Program`, which `read_program` made of one, if it is to run more than once.
         gogc: percent, or "off".
         memory_limit: bytes, "64MiB", or None or "off".
         gomaxprocs: Ps; None: as recorded. The record's P n runs on P n modulo this.
-        costs: what marking and sweeping cost.
+        costs: as in `read_program`, like globals_bytes, spread and calibrated: not with a Program, which has them.
         pacer: a policy of one's own, made for this run; None: Go's.
         time_scale: the program's time in units of the recorded one; below 1 where recording slowed it down.
-        globals_bytes: globals that hold pointers; None: the record's, or an empty program's where it does not tell.
-        spread: move deaths from the mark that found them to somewhere since the one before (`spread_deaths`).
+        globals_bytes: globals that hold pointers.
+        spread: have objects die before the marks that found them dead.
         address_space: bytes that the heap may map.
-        calibrated: take off what recording cost, and have marking cost what it did then (`calibrate`). Of execution
-            traces only; others leave it.
+        calibrated: go by the recording's own costs.
+        chance: what differs from one real run to the next.
         progress: called now and then with (events done, events in all).
 
     Deterministic but for `seconds`. Raises what `replay` raises.
@@ -270,55 +281,37 @@ def rerun(
         raise ConfigError(
             f"time_scale={time_scale}: give how many times the recorded time the program takes, such as 0.9"
         )
+    if not isinstance(source, Program):
+        source = read_program(
+            source, costs=costs, globals_bytes=globals_bytes, spread=spread, calibrated=calibrated, keep=False
+        )
     pacer = GoPacer() if pacer is None else pacer
-    if globals_bytes is None and not isinstance(source, TraceStream):
-        commits = commits_of(source)
-        globals_bytes = commits[-1].globals_scan if commits else EMPTY_PROGRAM_GLOBALS
     pacer.set_gc_percent(-1 if percent is None else percent)
     pacer.set_memory_limit(limit)
-    costs = Costs() if costs is None else costs
-    calibration = None
-    if calibrated and isinstance(source, TraceStream):
-        calibration = calibrate(source, costs=costs, globals_bytes=globals_bytes)
-        costs = calibration.costs(costs)
-        globals_bytes = calibration.globals_bytes
-    if globals_bytes is None:
-        globals_bytes = EMPTY_PROGRAM_GLOBALS
-    program = _Program(
-        source,
-        pacer=pacer,
-        procs=procs,
-        costs=costs,
-        time_scale=time_scale,
-        globals_bytes=globals_bytes,
-        address_space=address_space,
-        calibration=calibration,
+    emulation = _Emulation(
+        source, pacer=pacer, procs=procs, chance=chance, time_scale=time_scale, address_space=address_space
     )
-    with program.player as player:
+    with emulation.player as player:
         pacer.commit(True)
-        program.collector.arm()
+        emulation.collector.arm()
         seconds = 0.0
-        chunks = source.chunks(_CHUNK)
-        if source.tier == "trace":
-            chunks = without_tracer(chunks, source.types)
-        undated = getattr(source, "resolution", "cycle") == "cycle"
-        for columns in spread_deaths(chunks) if spread and undated else chunks:
+        for part in source.parts():
             started = time.perf_counter()
-            program.play(columns)
+            emulation.play(part)
             seconds += time.perf_counter() - started
             if progress:
-                progress(player.rows, len(source))
+                progress(player.rows, len(source.source))
         return Rerun(
             gogc=pacer.gc_percent,
             memory_limit=pacer.memory_limit,
             gomaxprocs=procs,
             events=player.rows,
-            cycles=tuple(program.stats.cycles),
+            cycles=tuple(emulation.stats.cycles),
             memstats=read_mem_stats(player.heap, proc=lib.PYMEM_NO_PROC, flush=True),
             seconds=seconds,
-            virtual_ns=program.collector.clock.now,
-            timeline=program.timeline.array(),
+            virtual_ns=emulation.collector.clock.now,
+            timeline=emulation.timeline.array(),
             heap_by_type=type_uses(player.heap, source.types),
             fragmentation=class_uses(player.heap),
-            stats=program.stats,
+            stats=emulation.stats,
         )

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pymem.rerun as module
 from pymem._native import ffi, lib
 from pymem.errors import ConfigError, PymemError
 from pymem.gc.costs import Costs
 from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS
+from pymem.program import read_program
 from pymem.replay import Player
-from pymem.rerun import Rerun, rerun
+from pymem.rerun import Chance, Rerun, rerun
 from pymem.trace import EventKind, read_trace
 from pymem.workload.calibration import calibrate, roots_bytes
 from pymem.workload.columns import Columns, Event
@@ -71,12 +71,29 @@ def test_calibration_is_kept_by_the_stream_and_changes_nothing() -> None:
 def test_chunks_do_not_matter(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples come every so many rows of a chunk, so only they may differ."""
     before = again(gogc=50)
-    monkeypatch.setattr(module, "_CHUNK", size)
+    monkeypatch.setattr("pymem.program._CHUNK", size)
     after = again(gogc=50)
     assert after.events == before.events
     assert [c.number for c in after.cycles] == [c.number for c in before.cycles]
     assert after.memstats.total_alloc == before.memstats.total_alloc
     assert after.memstats.mallocs == before.memstats.mallocs
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_program_runs_as_its_recording_does(keep: bool) -> None:
+    program = read_program(stream(), keep=keep)
+    assert (program.kept is not None) == keep
+    for gogc in (50, 200, 50):
+        assert outcome(rerun(program, gogc=gogc)) == outcome(again(gogc=gogc))
+
+
+def test_chance_moves_what_it_says() -> None:
+    """Twice the cost of marking is about twice the time in it; twice the time leaves a smaller share to it."""
+    program = read_program(stream())
+    dear, cheap = (rerun(program, gogc=50, chance=Chance(mark=m)).stats.cpu for m in (2.0, 1.0))
+    assert dear.gc_total > 1.5 * cheap.gc_total
+    slow, fast = (rerun(program, gogc=50, chance=Chance(time=t)) for t in (2.0, 1.0))
+    assert slow.virtual_ns > 1.5 * fast.virtual_ns
 
 
 # ---- settings ----

@@ -65,22 +65,26 @@ class Turns:
     retake.
     """
 
-    __slots__ = ("_slice_end", "_worker_runs", "gives_way_ns")
+    __slots__ = ("_slice_end", "_worker_runs", "gives_way_ns", "phase_ns")
 
     def __init__(self) -> None:
         self.gives_way_ns = _FOREVER
         """Nanoseconds after which a goroutine of the program gives its P away by itself, on average."""
+        self.phase_ns = 0
+        """Nanoseconds from the process's birth back to a look of the runtime at its Ps, less than 20 ms."""
         self._worker_runs = False
         self._slice_end = 0.0  # when the goroutine that has the Ps gives way
 
     def begin(self, now: int) -> None:
         """Begin to mark."""
         period = min(self.gives_way_ns, 2 * TIME_SLICE if now >= TIME_SLICE else TIME_SLICE)
-        self._worker_runs, self._slice_end = False, (now // period + 1) * period
+        at = now + self.phase_ns
+        self._worker_runs, self._slice_end = False, (at // period + 1) * period - self.phase_ns
 
     def _gives_way(self, started: int) -> float:
         """Return when a goroutine that has had its P since `started` gives it away."""
-        return min(started + self.gives_way_ns, (started // TIME_SLICE + 2) * TIME_SLICE)
+        at = started + self.phase_ns
+        return min(started + self.gives_way_ns, (at // TIME_SLICE + 2) * TIME_SLICE - self.phase_ns)
 
     def turn(self, share: Share, now: int, *, goal: float, passed: int, worked: int) -> tuple[Share, float]:
         """Return how the Ps are used now, and for how long at most, ns.

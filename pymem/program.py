@@ -1,0 +1,153 @@
+"""A recorded program, ready to run under any settings: its rows without the recorder, deaths in their place, costs.
+
+Getting there (decoding, calibrating, placing deaths) takes longer than a run does, and is the same for all settings. So
+it is done once; the rows stay in memory unless there are too many, and then each run reads the recording anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pymem.gc.costs import Costs
+from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS
+from pymem.replay import EventSource, commits_of
+from pymem.workload.calibration import Calibration, calibrate
+from pymem.workload.columns import Columns, Event
+from pymem.workload.spread import spread_deaths
+from pymem.workload.trace_stream import TraceStream
+from pymem.workload.without_tracer import without_tracer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pymem.workload.workload import WorkloadType
+
+__all__ = ["MOST_KEPT", "Part", "Program", "read_program"]
+
+MOST_KEPT = 24_000_000
+"""Rows kept in memory, 41 bytes each: about 1 GB."""
+_CHUNK = 1 << 17
+
+
+class Part(NamedTuple):
+    """Some rows in a row."""
+
+    columns: Columns
+    busy: int
+    """Goroutines, or Ps, that make a fair share (a tenth) of the allocations: as many Ps as could be at work."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """What `rerun` runs. It is never changed, so threads may share it."""
+
+    source: EventSource
+    costs: Costs
+    """What this program's collections cost, as far as its recording tells."""
+    globals_bytes: int
+    """Globals that hold pointers, and stacks where the recording has these together."""
+    calibration: Calibration | None
+    """Of an execution trace."""
+    spread: bool
+    kept: tuple[Part, ...] | None
+    """All rows; None: they are read anew for each run."""
+
+    @property
+    def types(self) -> Sequence[WorkloadType]:
+        """The types that rows name by number."""
+        return self.source.types
+
+    @property
+    def procs(self) -> int:
+        """The recorded GOMAXPROCS."""
+        return self.source.procs
+
+    def parts(self) -> Iterator[Part]:
+        """Yield the rows in order."""
+        yield from self.kept if self.kept is not None else _parts(self.source, spread=self.spread)
+
+
+def read_program(
+    source: EventSource,
+    *,
+    costs: Costs | None = None,
+    globals_bytes: int | None = None,
+    spread: bool = True,
+    calibrated: bool = True,
+    keep: bool | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Program:
+    """Make a recording ready to run.
+
+    Args:
+        source: the recording.
+        costs: what collecting costs where the recording does not tell; None: `Costs()`.
+        globals_bytes: globals that hold pointers; None: the record's, or an empty program's where it does not tell.
+        spread: move deaths from the mark that found them to somewhere since the one before (`spread_deaths`).
+        calibrated: take off what recording cost, and have marking cost what it did then (`calibrate`). Of execution
+            traces only; others leave it.
+        keep: keep the rows in memory; None: if they are no more than MOST_KEPT.
+        progress: called now and then with (rows read, rows in all).
+
+    Raises what `replay` raises.
+
+    """
+    costs = Costs() if costs is None else costs
+    calibration = None
+    if isinstance(source, TraceStream):
+        if calibrated:
+            calibration = calibrate(source, costs=costs, globals_bytes=globals_bytes)
+            costs, globals_bytes = calibration.costs(costs), calibration.globals_bytes
+    elif globals_bytes is None:
+        commits = commits_of(source)
+        globals_bytes = commits[-1].globals_scan if commits else None
+    kept = None
+    if len(source) <= MOST_KEPT if keep is None else keep:
+        kept = _keep(source, spread=spread, progress=progress)
+    return Program(
+        source=source,
+        costs=costs,
+        globals_bytes=EMPTY_PROGRAM_GLOBALS if globals_bytes is None else globals_bytes,
+        calibration=calibration,
+        spread=spread,
+        kept=kept,
+    )
+
+
+def _keep(
+    source: EventSource, *, spread: bool, progress: Callable[[int, int], None] | None
+) -> tuple[Part, ...]:
+    kept, rows = [], 0
+    for part in _parts(source, spread=spread):
+        kept.append(part)
+        rows += len(part.columns)
+        if progress:
+            progress(min(rows, len(source)), len(source))
+    return tuple(kept)
+
+
+def _parts(source: EventSource, *, spread: bool) -> Iterator[Part]:
+    chunks = source.chunks(_CHUNK)
+    if source.tier == "trace":
+        chunks = without_tracer(chunks, source.types)
+    if spread and getattr(source, "resolution", "cycle") == "cycle":
+        chunks = spread_deaths(chunks)
+    for columns in chunks:
+        yield Part(columns, _busy(columns))
+
+
+def _busy(columns: Columns) -> int:
+    """Return how many Ps the program could keep at work: one a goroutine that allocates much.
+
+    Those that take turns count as if they ran side by side.
+    """
+    allocs = columns.kind == Event.ALLOC
+    who = columns.goroutine[allocs] if columns.goroutine.any() else columns.proc[allocs]
+    if not len(who):
+        return 1
+    shares = np.unique(who, return_counts=True)[1]
+    return max(1, int((shares * 10 >= len(who)).sum()))
