@@ -7,6 +7,7 @@ __all__ = [
     "ClosedError",
     "ConfigError",
     "CorruptHeapError",
+    "MissingExtraError",
     "PymemError",
     "RecordingError",
     "SizeError",
@@ -41,6 +42,10 @@ class ThreadError(PymemError, RuntimeError):
 
 class CorruptHeapError(PymemError, AssertionError):
     """An invariant of the heap does not hold: a bug in pymem (Go would `throw` here)."""
+
+
+class MissingExtraError(PymemError, ImportError):
+    """A library that an extra of pymem-go brings is not installed."""
 
 
 class RecordingError(PymemError, ValueError):
