@@ -53,9 +53,11 @@ TIMELINE = np.dtype(
         ("heap_in_use", np.uint64),
         ("heap_released", np.uint64),
         ("mapped_ready", np.uint64),
+        ("limited", np.uint8),
     ]
 )
-"""A sample of the heap, in bytes. mapped_ready: all that Sys counts but for what was given back; what a limit sees."""
+"""A sample of the heap, in bytes. mapped_ready: all that Sys counts but for what was given back; what a limit sees.
+limited: whether the GC CPU limiter was on."""
 
 _SAMPLE_ROWS = 1 << 14
 
@@ -135,6 +137,7 @@ class _Timeline:
                 pacer.heap_in_use,
                 pacer.heap_released,
                 pacer.mapped_ready,
+                self._collector.limiter.limiting(),
             )
         )
 

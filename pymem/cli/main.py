@@ -18,6 +18,7 @@ from pymem.cli.info import info
 from pymem.cli.lab import lab
 from pymem.cli.record import record
 from pymem.cli.replay import replay
+from pymem.cli.whatif import recommend, whatif
 from pymem.errors import CorruptHeapError, PymemError
 
 __all__ = ["app", "main"]
@@ -96,6 +97,19 @@ app.command(
         "pymem replay json.trace --gogc 50 --gctrace",
     )
 )(replay)
+app.command(
+    epilog=_example(
+        "pymem whatif json.trace",
+        "pymem whatif json.trace --gogc 50,100,off --memory-limit off,64MiB --gomaxprocs 2,4",
+        "pymem whatif json.trace --memory-limit 64MiB --leak 5MiB/min --json | jq .rows[0].leak",
+    )
+)(whatif)
+app.command(
+    epilog=_example(
+        "pymem recommend json.trace --limit 64MiB",
+        "pymem recommend json.trace --limit 2GiB --max-gc-cpu 5% --headroom 20%",
+    )
+)(recommend)
 app.command(epilog=_example("pymem check json.trace", "pymem check app.log --mode open-loop --fail-under 1"))(
     check
 )

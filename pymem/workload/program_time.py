@@ -62,6 +62,8 @@ _STATE = np.full(256, -1, np.int8)
 _PROGRAM, _SYSTEMS, _MARKER, _ASSIST, _SWEEP, _WHOSE = 1, 2, 3, 4, 5, 6
 """It runs the program; the runtime's own; of that, who marks; the program, which has to mark or to sweep before it may
 allocate; whichever of the first three the goroutine is."""
+_GC_STOPS = "GC "
+"""What the reasons of the collector's stops begin with. Go: stwReasonStrings."""
 _PAGE = 8192
 _MOSTLY = 4
 """A goroutine of the runtime that starts so many times more often while marking than otherwise is there to mark."""
@@ -89,6 +91,8 @@ class ProgramTime(NamedTuple):
     """P-time of marking, assists and all."""
     goals: tuple[int, ...] = ()
     """Bytes: the goals that the recorded pacer set, one after each mark."""
+    pauses: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+    """Nanoseconds that the world stood still for the collector, each time."""
 
     def busy_at(self, time: int) -> float:
         """Return how many Ps the program kept at work around a recorded time."""
@@ -237,6 +241,28 @@ class _Survey:
         return np.where(of_marker, _MARKER, np.where(of_system, _SYSTEMS, _PROGRAM)).astype(np.int8)
 
 
+class _Stops:
+    """Finds the times for which the collector stopped the world. It is stopped by one at a time."""
+
+    def __init__(self) -> None:
+        self._begun: int | None = None
+        self._lengths: list[int] = []
+
+    def learn(self, batch: EventBatch, strings: Sequence[str]) -> None:
+        """Take in a batch; batches come in order."""
+        for i in np.flatnonzero((batch.kind == EventKind.STW_BEGIN) | (batch.kind == EventKind.STW_END)):
+            if batch.kind[i] == EventKind.STW_BEGIN:
+                gc = strings[int(batch.b[i])].startswith(_GC_STOPS)
+                self._begun = int(batch.time[i]) if gc else None
+            elif self._begun is not None:
+                self._lengths.append(int(batch.time[i]) - self._begun)
+                self._begun = None
+
+    def pauses(self) -> npt.NDArray[np.int64]:
+        """Return how long each took, ns."""
+        return np.array(self._lengths, np.int64)
+
+
 def _count(
     what: npt.NDArray[np.bool_] | npt.NDArray[np.int64], at: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
@@ -251,11 +277,12 @@ def _before(change: npt.NDArray[np.int64], was: int) -> npt.NDArray[np.int64]:
 
 def program_time(path: str | os.PathLike[str], *, procs: int, costs: Costs) -> ProgramTime:
     """Read a trace and return the program's own time in it. procs: its GOMAXPROCS."""
-    survey, parts, goals = _Survey(procs), [], []
+    survey, parts, goals, stops = _Survey(procs), [], [], _Stops()
     with TraceReader(path) as reader:
         for batch in reader.batches():
             parts.append(survey.stretches(batch, reader.strings))
             goals += batch.a[batch.kind == EventKind.HEAP_GOAL].tolist()
+            stops.learn(batch, reader.strings)
     if not parts:
         return ProgramTime(np.zeros(0, np.int64), np.zeros(0), np.ones(1), _NEVER, 0)
     whole = _Stretch(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -265,7 +292,8 @@ def program_time(path: str | os.PathLike[str], *, procs: int, costs: Costs) -> P
     left = int(whole.leaves.sum())
     used = float((np.diff(own, prepend=0.0) * busy[window]).sum())
     gives_way = max(used / left, 1.0) if left else _NEVER
-    return ProgramTime(whole.time[last], own[last], busy, gives_way, _mark_ns(whole), tuple(goals))
+    marked = _mark_ns(whole)
+    return ProgramTime(whole.time[last], own[last], busy, gives_way, marked, tuple(goals), stops.pauses())
 
 
 def _busy(s: _Stretch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

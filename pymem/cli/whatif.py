@@ -1,0 +1,315 @@
+"""`pymem whatif`: one row a setting, and which are worth having. `pymem recommend`: the one to use."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pymem.cli._output import File, Json, count, note, print_facts, print_json, print_table, progress, suggest
+from pymem.errors import ConfigError
+from pymem.units import NO_LIMIT, format_bytes, format_duration, parse_byte_count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Executor
+
+    from pymem.whatif import Estimate, Row
+
+__all__ = ["recommend", "whatif"]
+
+_HOURS = {"s": 1 / 3600, "min": 1 / 60, "h": 1.0, "d": 24.0}
+
+Gogcs = Annotated[
+    str, typer.Option("--gogc", help="Percentages or off, with commas between.", metavar="LIST")
+]
+Limits = Annotated[str, typer.Option("--memory-limit", help="GOMEMLIMITs: off,512MiB,1GiB.", metavar="LIST")]
+Procs = Annotated[
+    str | None,
+    typer.Option("--gomaxprocs", help="Numbers of Ps; as recorded, if not given.", metavar="LIST"),
+]
+Draws = Annotated[
+    int, typer.Option("--draws", help="Runs a row: intervals come from their scatter.", min=1, max=1000)
+]
+Seed = Annotated[int, typer.Option("--seed", help="Which draws; the same seed gives the same answer.", min=0)]
+CostsFile = Annotated[
+    str | None,
+    typer.Option("--costs", help="JSON file of what collecting costs (Costs.save).", metavar="FILE"),
+]
+Results = Annotated[
+    str | None,
+    typer.Option("--results", help="Keep rows in this file; go on from what it has.", metavar="FILE"),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Work on a Dask cluster: its scheduler's address.", metavar="ADDRESS"),
+]
+
+
+def whatif(
+    file: File,
+    *,
+    gogc: Gogcs = "25,50,100,200,400",
+    memory_limit: Limits = "off",
+    gomaxprocs: Procs = None,
+    leak: Annotated[
+        str | None,
+        typer.Option("--leak", help="Say when a leak of so much ends in trouble: 5MiB/min.", metavar="RATE"),
+    ] = None,
+    draws: Draws = 8,
+    seed: Seed = 0,
+    costs: CostsFile = None,
+    results: Results = None,
+    cluster: Cluster = None,
+    as_json: Json = False,
+) -> None:
+    """Predict what the recorded program would do under other settings: one row for each combination.
+
+    Peak heap is the largest heapLive at the end of marking (gctrace's middle figure); footprint is the largest
+    Sys - HeapReleased, which GOMEMLIMIT and the OOM killer see. What is in brackets should hold the median of real runs
+    nine times in ten. A star marks the rows that no other beats in both footprint and GC CPU.
+    """
+    from pymem.whatif import grid, sweep
+
+    rate = _rate(leak) if leak is not None else None
+    scenarios = grid(
+        gogc=_list("--gogc", gogc),
+        memory_limit=_list("--memory-limit", memory_limit),
+        gomaxprocs=_procs(gomaxprocs),
+    )
+    with progress("predicting", file, quiet=as_json) as tell, _executor(cluster) as executor:
+        rows = sweep(
+            file,
+            scenarios,
+            draws=draws,
+            seed=seed,
+            costs=_costs(costs),
+            executor=executor,
+            results=results,
+            progress=tell,
+        )
+    if as_json:
+        print_json({"file": file, "draws": draws, "seed": seed, "rows": [_facts(r, rate) for r in rows]})
+        return
+    _print_rows(file, rows, rate)
+    suggest(["recommend", file, "--limit", _roomy(rows)])
+
+
+def recommend(
+    file: File,
+    *,
+    limit: Annotated[str, typer.Option("--limit", help="Memory the program may use: 2GiB.", metavar="BYTES")],
+    max_gc_cpu: Annotated[
+        str | None,
+        typer.Option("--max-gc-cpu", help="CPU that collecting may take: 5%.", metavar="SHARE"),
+    ] = None,
+    headroom: Annotated[
+        str, typer.Option("--headroom", help="Share of the limit that stays free.", metavar="SHARE")
+    ] = "10%",
+    draws: Draws = 8,
+    seed: Seed = 0,
+    costs: CostsFile = None,
+    cluster: Cluster = None,
+    as_json: Json = False,
+) -> None:
+    """Say which GOGC and GOMEMLIMIT to use in so much memory, as a line to paste, and why."""
+    from pymem.whatif import recommend as search
+
+    share = _share("--max-gc-cpu", max_gc_cpu) if max_gc_cpu is not None else None
+    with progress("searching", file, quiet=as_json) as tell, _executor(cluster) as executor:
+        answer = search(
+            file,
+            limit=limit,
+            max_gc_cpu=share,
+            headroom=_share("--headroom", headroom),
+            draws=draws,
+            seed=seed,
+            costs=_costs(costs),
+            executor=executor,
+            progress=tell,
+        )
+    rows = [("thriftier", answer.thriftier), ("to use", answer.choice), ("faster", answer.faster)]
+    if as_json:
+        named = {name.replace("to use", "choice"): row.facts() if row else None for name, row in rows}
+        print_json({"file": file, "line": answer.line, "why": answer.why, **named})
+    elif answer.choice is None:
+        print(answer.why)
+    else:
+        print(f"{answer.line}\n\n{answer.why}")
+        _print_choice([(name, row) for name, row in rows if row])
+    if answer.choice is None:
+        raise typer.Exit(1)
+
+
+# ---- what was asked ----
+
+
+def _list(option: str, text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise ConfigError(f"{option} {text!r}: give values with commas between, such as 50,100,200")
+    return words
+
+
+def _procs(text: str | None) -> list[int | None]:
+    if text is None:
+        return [None]
+    words = _list("--gomaxprocs", text)
+    if not all(word.isdecimal() and len(word) < 9 for word in words):
+        raise ConfigError(f"--gomaxprocs {text!r}: give numbers of processors, such as 2,4")
+    return [int(word) for word in words]
+
+
+def _share(option: str, text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text.strip())
+    if match is None:
+        raise ConfigError(f"{option} {text!r}: give a share such as 5% or 0.05")
+    return float(match[1]) / (100 if match[2] else 1)
+
+
+def _rate(text: str) -> float:
+    """Return bytes an hour from "5MiB/min"."""
+    amount, _, unit = text.partition("/")
+    n = parse_byte_count(amount.strip())
+    if n is None or unit.strip() not in _HOURS:
+        raise ConfigError(f"--leak {text!r}: give an amount a time, such as 5MiB/min (s, min, h, d)")
+    return n / _HOURS[unit.strip()]
+
+
+def _costs(path: str | None) -> Any:
+    from pymem.gc.costs import Costs
+
+    return Costs.load(path) if path else None
+
+
+@contextmanager
+def _executor(cluster: str | None) -> Iterator[Executor | None]:
+    if cluster is None:
+        yield None
+        return
+    from pymem._extras import need
+
+    distributed = need("distributed", "sweep")
+    try:
+        client = distributed.Client(cluster, timeout=10)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--cluster {cluster}: no scheduler answers there ({error}): start one") from None
+    with client, client.get_executor(retries=3, pure=False) as executor:
+        yield executor
+
+
+# ---- what is answered ----
+
+
+def _facts(row: Row, rate: float | None) -> dict[str, Any]:
+    from pymem.whatif.leak import leak
+
+    forecast = leak(row, rate) if rate is not None else None
+    facts = row.facts()
+    if forecast:
+        facts["leak"] = {"hours_to_spiral": forecast.spiral, "hours_to_limit": forecast.passed}
+    return facts
+
+
+def _settings(row: Row) -> list[str]:
+    limit = "off" if row.memory_limit >= NO_LIMIT else format_bytes(row.memory_limit)
+    return ["off" if row.gogc < 0 else str(row.gogc), limit, str(row.gomaxprocs)]
+
+
+def _print_rows(file: str, rows: tuple[Row, ...], rate: float | None) -> None:
+    from pymem.whatif import Scenario
+
+    print_facts([("recording", f"{file}, tier {rows[0].tier}"), ("rows", count(len(rows)))])
+    print_table(
+        "Predicted",
+        ["GOGC", "limit", "Ps", "", "GCs", "peak heap", "footprint", "mean heap", "GC CPU", "assists"],
+        [
+            [
+                *_settings(r),
+                "*" if r.pareto else "",
+                _number(r.num_gc),
+                _amount(r.peak_heap),
+                _amount(r.peak_footprint),
+                format_bytes(int(r.mean_heap.value)),
+                _percent(r.gc_cpu),
+                format_duration(int(r.assist_ns.value)),
+            ]
+            for r in rows
+        ],
+        left=4,
+    )
+    print_table(
+        "Pauses, and what a limit does",
+        ["GOGC", "limit", "Ps", "median", "99 %", "longest", "marked", "goal acts as GOGC", "limited"],
+        [
+            [
+                *_settings(r),
+                format_duration(int(r.pause_ns.value)),
+                format_duration(int(r.pause_p99_ns.value)),
+                format_duration(int(r.pause_max_ns.value)),
+                format_bytes(int(r.marked_bytes.value)),
+                f"{r.effective_gogc.value:.0f}",
+                f"{r.limited.value:.0%}",
+            ]
+            for r in rows
+        ],
+        left=3,
+    )
+    for row in rows:
+        if row.warning:
+            note(f"{Scenario(row.gogc, row.memory_limit, row.gomaxprocs)}: {row.warning}")
+    if rate is not None:
+        _print_leak(rows, rate)
+
+
+def _print_leak(rows: tuple[Row, ...], rate: float) -> None:
+    from pymem.whatif.leak import leak
+
+    told = [(r, forecast) for r in rows if (forecast := leak(r, rate)) is not None]
+    if not told:
+        note("a leak has no end without a limit: add --memory-limit")
+    print_table(
+        "With the leak, hours until",
+        ["GOGC", "limit", "Ps", "GC all the time", "limit passed"],
+        [[*_settings(r), f"{f.spiral:.1f}", f"{f.passed:.1f}"] for r, f in told],
+        left=3,
+    )
+
+
+def _print_choice(rows: list[tuple[str, Row]]) -> None:
+    print_table(
+        "Beside it",
+        ["", "GOGC", "GOMEMLIMIT", "GCs", "peak heap", "footprint", "GC CPU"],
+        [
+            [
+                name,
+                *_settings(r)[:2],
+                _number(r.num_gc),
+                _amount(r.peak_heap),
+                _amount(r.peak_footprint),
+                _percent(r.gc_cpu),
+            ]
+            for name, r in rows
+        ],
+        left=3,
+    )
+
+
+def _number(e: Estimate) -> str:
+    return f"{e.value:.0f} ({e.low:.0f}-{e.high:.0f})"
+
+
+def _amount(e: Estimate) -> str:
+    return f"{format_bytes(int(e.value))} ({format_bytes(int(e.low))}-{format_bytes(int(e.high))})"
+
+
+def _percent(e: Estimate) -> str:
+    return f"{e.value:.1%} ({e.low:.1%}-{e.high:.1%})"
+
+
+def _roomy(rows: tuple[Row, ...]) -> str:
+    """Return an amount of memory to try `recommend` with: that of the middle row, and a quarter more."""
+    peaks = sorted(r.peak_footprint.value for r in rows)
+    return f"{max(int(peaks[len(peaks) // 2] * 1.25) >> 20, 8)}MiB"

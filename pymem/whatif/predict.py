@@ -1,0 +1,110 @@
+"""From a program and a scenario to a row: a run for the middle, and some more for what chance does.
+
+What a recording cannot tell is drawn: how dear marking is in that run (caches, neighbours), how fast the program, and
+where in the scheduler's rounds it begins. The draws are the same for all scenarios, so that rows differ by their
+settings and not by luck. A figure is the median of its runs. Its interval is as wide as the runs scatter, in
+logarithms, with what predictions have been found to err by besides (`_MODEL`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pymem.gc.cpu import TIME_SLICE
+from pymem.rerun import CENTRE, Chance, rerun
+from pymem.units import NO_LIMIT, format_bytes
+from pymem.whatif.figures import Figures, figures
+from pymem.whatif.row import Estimate, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pymem.program import Program
+    from pymem.whatif.scenario import Scenario
+
+__all__ = ["chances", "predict"]
+
+_MARK_SPREAD, _TIME_SPREAD = 0.12, 0.06
+"""Standard deviations of the logarithms of what marking costs and of the program's time, from one run to the next."""
+_Z = 1.645
+"""Standard deviations to either side that hold nine of ten."""
+_MODEL = {"num_gc": 0.035, "peak_heap": 0.05, "mean_heap": 0.05, "peak_footprint": 0.05, "marked_bytes": 0.04,
+          "gc_cpu": 0.12, "assist_ns": 0.5, "pause_ns": 0.3, "pause_p99_ns": 0.5, "pause_max_ns": 0.7}  # fmt: skip
+"""Standard deviation of the logarithm of a prediction's error that the draws do not account for."""
+_COUNTS = {"num_gc"}
+_THRASHING = 0.4
+"""Of the processor time: above this under a limit the collector works for the limit alone."""
+
+
+def chances(draws: int, seed: int) -> tuple[Chance, ...]:
+    """Return so many draws, the centre first; the same ones for the same seed, and the first n of any more."""
+    out = [CENTRE]
+    for n in range(1, draws):
+        rng = np.random.default_rng([seed, n])
+        mark, time, phase = rng.normal(), rng.normal(), rng.uniform()
+        out.append(
+            Chance(
+                mark=math.exp(_MARK_SPREAD * mark),
+                time=math.exp(_TIME_SPREAD * time),
+                phase_ns=int(phase * 2 * TIME_SLICE),
+            )
+        )
+    return tuple(out)
+
+
+def predict(program: Program, scenario: Scenario, *, draws: int = 8, seed: int = 0) -> Row:
+    """Return the row of one scenario, from `draws` runs. The same arguments give the same row."""
+    pauses = program.calibration.time.pauses if program.calibration else None
+    runs = []
+    for chance in chances(draws, seed):
+        run = rerun(
+            program,
+            gogc=scenario.gogc,
+            memory_limit=scenario.memory_limit,
+            gomaxprocs=scenario.gomaxprocs,
+            chance=chance,
+        )
+        runs.append(figures(run, pauses))
+    estimates: dict[str, Any] = {
+        name: _estimate(name, [getattr(f, name) for f in runs]) for name in Figures._fields
+    }
+    return Row(
+        gogc=scenario.gogc,
+        memory_limit=scenario.memory_limit,
+        gomaxprocs=run.gomaxprocs,
+        tier=program.source.tier,
+        warning=_warning(scenario, estimates),
+        **estimates,
+    )
+
+
+def _estimate(name: str, values: Sequence[float]) -> Estimate:
+    """Return the median and the interval around it; where it may be 0 or infinite, from the least to the most."""
+    middle = float(np.median(values))
+    if middle <= 0 or not math.isfinite(middle):
+        return Estimate(middle, float(min(values)), float(max(values)))
+    logs = np.log(np.maximum(np.array(values, float), middle * 1e-6))
+    scatter = float(logs.std(ddof=1)) if len(values) > 1 else 0.0
+    width = _Z * math.hypot(scatter, _MODEL.get(name, 0.0))
+    low, high = middle * math.exp(-width), middle * math.exp(width)
+    if name in _COUNTS:
+        return Estimate(float(round(middle)), float(math.floor(low)), float(math.ceil(high)))
+    return Estimate(middle, low, min(high, 1.0) if name == "gc_cpu" else high)
+
+
+def _warning(scenario: Scenario, of: dict[str, Estimate]) -> str:
+    """Return what is wrong with the settings: a limit that is not kept, or only by collecting all the time."""
+    if scenario.memory_limit >= NO_LIMIT:
+        return ""
+    limit, footprint = format_bytes(scenario.memory_limit), of["peak_footprint"].value
+    if of["limited"].value > 0 or of["gc_cpu"].value > _THRASHING:
+        return (
+            f"limit below live heap + headroom: the collector takes {of['gc_cpu'].value:.0%} of the CPU; where it goes"
+            " on so, Go's limiter holds it at 50 % and the limit is passed"
+        )
+    if footprint > scenario.memory_limit:
+        return f"the limit of {limit} is passed: the peak is {format_bytes(int(footprint))}"
+    return ""

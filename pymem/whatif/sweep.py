@@ -1,0 +1,188 @@
+"""Many scenarios at once: on all processors by threads, in processes or on a cluster, with the same rows from each.
+
+A row depends on nothing but program, scenario, draws and seed, so it does not matter who works it out, in which order,
+or how often. Rows go to a file as they come, if one is given, and a sweep that was interrupted goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import astuple, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pymem.errors import ConfigError
+from pymem.program import Program, read_program
+from pymem.whatif.predict import predict
+from pymem.whatif.row import Row, mark_pareto
+from pymem.workload.sources import open_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pymem.gc.costs import Costs
+    from pymem.replay import EventSource
+    from pymem.whatif.scenario import Scenario
+
+__all__ = ["sweep"]
+
+
+@dataclass(frozen=True)
+class _File:
+    """A recording by its name, for a worker that reads it itself. It has to see the same file system."""
+
+    path: str
+    fingerprint: int
+    costs: Costs | None
+
+    def read(self) -> Program:
+        if _crc_of_file(self.path) != self.fingerprint:
+            raise ConfigError(f"{self.path}: is another file where the worker runs: copy it there")
+        return read_program(open_stream(self.path), costs=self.costs)
+
+
+@lru_cache(maxsize=1)  # a worker works on one recording at a time, and it takes long to read
+def _read(file: _File) -> Program:
+    return file.read()
+
+
+def _in_worker(what: _File | Program, scenario: Scenario, draws: int, seed: int) -> Row:
+    program = _read(what) if isinstance(what, _File) else what
+    return predict(program, scenario, draws=draws, seed=seed)
+
+
+def sweep(
+    source: str | os.PathLike[str] | EventSource | Program,
+    scenarios: Iterable[Scenario],
+    *,
+    draws: int = 8,
+    seed: int = 0,
+    costs: Costs | None = None,
+    executor: Executor | None = None,
+    results: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Row, ...]:
+    """Predict scenarios and return their rows in the same order, those on the Pareto front marked.
+
+    Args:
+        source: a recording, its file, or a program read from it. Processes and clusters read a file themselves; what is
+            given otherwise is sent to each of them.
+        scenarios: what to predict.
+        draws: runs a scenario; more give better intervals.
+        seed: which draws.
+        costs: what collecting costs where the recording does not tell.
+        executor: who works; None: a thread for each processor. Any `concurrent.futures.Executor` will do, Dask's too
+            (`Client(...).get_executor(retries=3)`).
+        results: a file that rows are added to as they come, a JSON object a line; those that it has are not worked
+            out again.
+        progress: called with (scenarios done, scenarios in all).
+
+    Raises what `rerun` raises, and ConfigError for a file of other results.
+
+    """
+    wanted = tuple(scenarios)
+    if draws < 1:
+        raise ConfigError(f"draws={draws}: give at least 1")
+    path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    what: _File | Program
+    if path is not None and executor is not None:
+        what = _File(path, _crc_of_file(path), costs)
+    else:
+        what = _program(source, costs)
+    done = None
+    if results is not None:
+        done = _Results(results, source=_fingerprint(source, costs), draws=draws, seed=seed)
+    rows = dict(done.rows) if done else {}
+    missing = [s for s in dict.fromkeys(wanted) if s not in rows]
+    if progress:
+        progress(len(wanted) - len(missing), len(wanted))
+    with nullcontext(executor) if executor else ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = {pool.submit(_in_worker, what, s, draws, seed): s for s in missing}
+        try:
+            for future in as_completed(futures):
+                row = rows[futures[future]] = future.result()
+                if done:
+                    done.add(futures[future], row)
+                if progress:
+                    progress(sum(s in rows for s in wanted), len(wanted))
+        finally:
+            for future in futures:
+                future.cancel()
+    return mark_pareto(rows[s] for s in wanted)
+
+
+def _program(source: Any, costs: Costs | None) -> Program:
+    if isinstance(source, Program):
+        return source
+    if isinstance(source, str | os.PathLike):
+        source = open_stream(source)
+    return read_program(source, costs=costs)
+
+
+class _Results:
+    """A file of rows. Its first line says what they are of; a last line that is cut off is written again."""
+
+    def __init__(self, path: str | os.PathLike[str], *, source: int, draws: int, seed: int) -> None:
+        self.path = Path(path)
+        self.rows: dict[Scenario, Row] = {}
+        head = {"pymem": "whatif 1", "source": source, "draws": draws, "seed": seed}
+        if not self.path.exists():
+            self.path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+            return
+        self._read(head)
+
+    def _read(self, head: dict[str, Any]) -> None:
+        from pymem.whatif.scenario import Scenario
+
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        lines = text.splitlines()
+        try:
+            found = json.loads(lines[0]) if lines else None
+        except ValueError:
+            found = None
+        if found != head:
+            raise ConfigError(
+                f"{self.path}: holds no results, or those of another recording, seed or number of draws: give the"
+                " name of a new file"
+            )
+        good = len(lines[0].encode()) + 1
+        for line in lines[1:]:
+            try:
+                entry = json.loads(line)
+                self.rows[Scenario(*entry["scenario"])] = Row.from_facts(entry["row"])
+            except (ValueError, KeyError, TypeError):
+                break
+            good += len(line.encode()) + 1
+        with open(self.path, "r+b") as file:
+            file.truncate(good)
+
+    def add(self, scenario: Scenario, row: Row) -> None:
+        line = json.dumps({"scenario": astuple(scenario), "row": row.facts()})
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _fingerprint(source: Any, costs: Costs | None) -> int:
+    if isinstance(source, Program):
+        source, costs = source.source, source.costs
+    crc = zlib.crc32(repr(costs).encode())
+    path = source if isinstance(source, str | os.PathLike) else getattr(source, "path", None)
+    if path is not None:
+        return zlib.crc32(crc.to_bytes(4), _crc_of_file(path))
+    for columns in source.chunks():
+        for column in fields(columns):
+            crc = zlib.crc32(getattr(columns, column.name), crc)
+    return crc
+
+
+def _crc_of_file(path: str | os.PathLike[str]) -> int:
+    crc = 0
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 22):
+            crc = zlib.crc32(piece, crc)
+    return crc

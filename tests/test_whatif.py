@@ -1,0 +1,290 @@
+"""Predictions: the same whoever works them out, marked where they are worth having, and honest about their spread."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pymem.errors import ConfigError
+from pymem.program import Program, read_program
+from pymem.rerun import CENTRE, rerun
+from pymem.units import NO_LIMIT
+from pymem.whatif import (
+    Estimate,
+    Figures,
+    Row,
+    Scenario,
+    figures,
+    grid,
+    mark_pareto,
+    predict,
+    recommend,
+    sweep,
+)
+from pymem.whatif.leak import leak
+from pymem.whatif.predict import chances
+from pymem.workload.sources import open_stream
+
+TRACE = Path(__file__).parent.parent / "examples" / "lru.trace"
+SCENARIOS = grid(gogc=[50, 100, 200])
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return read_program(open_stream(TRACE))
+
+
+@pytest.fixture(scope="module")
+def serial(program: Program) -> tuple[Row, ...]:
+    return mark_pareto(predict(program, s, draws=3) for s in SCENARIOS)
+
+
+def row(memory: float, cpu: float, **more: Any) -> Row:
+    """Return a row with this peak footprint and GC CPU, all else 1."""
+    same = {name: Estimate(1.0, 1.0, 1.0) for name in Figures._fields}
+    same |= {"peak_footprint": Estimate(memory, memory, memory), "gc_cpu": Estimate(cpu, cpu, cpu)}
+    return Row(gogc=100, memory_limit=NO_LIMIT, gomaxprocs=1, tier="trace", **(same | more))
+
+
+# ---- scenarios ----
+
+
+def test_grid_is_every_combination_once() -> None:
+    got = grid(gogc=[50, "100", "off", 50], memory_limit=["off", "1GiB"], gomaxprocs=[2, 4])
+    assert len(got) == len(set(got)) == 3 * 2 * 2
+    assert got[0] == Scenario(50, NO_LIMIT, 2)
+    assert str(got[-1]) == "GOGC=off GOMEMLIMIT=1GiB GOMAXPROCS=4"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"gogc": ["x"]}, {"memory_limit": ["1GB"]}, {"gomaxprocs": [0]}, {"gomaxprocs": [1.5]}, {"gogc": []}],
+)
+def test_grids_that_cannot_be(bad: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        grid(**bad)
+
+
+# ---- figures ----
+
+
+def test_figures_are_the_runs(program: Program) -> None:
+    run = rerun(program, gogc=50)
+    f = figures(run)
+    assert f.num_gc == len(run.cycles) > 1
+    assert f.peak_heap == max(c.heap1 for c in run.cycles)
+    assert f.peak_footprint == run.timeline["mapped_ready"].max()
+    assert f.marked_bytes == sum(c.heap2 for c in run.cycles)
+    t = run.timeline
+    held = [int(t["heap_live"][i]) * int(t["time_ns"][i + 1] - t["time_ns"][i]) for i in range(len(t) - 1)]
+    assert f.mean_heap == pytest.approx(sum(held) / int(t["time_ns"][-1] - t["time_ns"][0]))
+    assert 0 < f.gc_cpu < 1
+    assert (f.limited, f.effective_gogc) == (0.0, 50.0)
+
+
+def test_pauses_are_like_the_recorded_ones(program: Program) -> None:
+    run = rerun(program, gogc=50)
+    recorded = np.array([10, 20, 30, 40, 1000])
+    f = figures(run, recorded)
+    n = 2 * len(run.cycles)
+    assert f.pause_ns == 30
+    assert f.pause_max_ns == pytest.approx(np.quantile(recorded, n / (n + 1)))
+    assert f.pause_ns <= f.pause_p99_ns <= f.pause_max_ns <= 1000
+
+
+def test_limit_shows_in_the_effective_gogc(program: Program) -> None:
+    f = figures(rerun(program, gogc=400, memory_limit="10MiB"))
+    assert 0 <= f.effective_gogc < 400
+    assert figures(rerun(program, gogc="off")).effective_gogc == math.inf
+
+
+# ---- draws ----
+
+
+def test_draws_are_the_same_for_a_seed_and_begin_with_the_centre() -> None:
+    assert chances(5, 7) == chances(5, 7)
+    assert chances(5, 7)[:3] == chances(3, 7)
+    assert chances(5, 7) != chances(5, 8)
+    assert chances(1, 7) == (CENTRE,)
+
+
+def test_more_draws_than_one_are_a_median_with_an_interval(program: Program) -> None:
+    runs = [figures(rerun(program, gogc=50, chance=c)).peak_heap for c in chances(5, 0)]
+    got = predict(program, Scenario(50), draws=5).peak_heap
+    assert got.value == np.median(runs)
+    assert got.low < got.value < got.high
+    one = predict(program, Scenario(50), draws=1).peak_heap
+    assert one.value == runs[0]
+    assert one.high / one.low < got.high / got.low
+
+
+# ---- the front ----
+
+
+def test_front_by_hand() -> None:
+    got = mark_pareto([row(1, 9), row(2, 5), row(3, 5), row(4, 1), row(4, 2), row(1, 9), row(5, 1)])
+    assert [r.pareto for r in got] == [True, True, False, True, False, True, False]
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=20))
+def test_front_is_what_nobody_beats(points: list[tuple[int, int]]) -> None:
+    marked = mark_pareto([row(float(m), float(c)) for m, c in points])
+    for (m, c), r in zip(points, marked, strict=True):
+        beaten = any((a <= m and b <= c) and (a, b) != (m, c) for a, b in points)
+        assert r.pareto == (not beaten)
+
+
+# ---- sweeps ----
+
+
+def test_threads_give_the_serial_rows(program: Program, serial: tuple[Row, ...]) -> None:
+    assert sweep(program, SCENARIOS, draws=3) == serial
+    with ThreadPoolExecutor(1) as one:
+        assert sweep(program, reversed(SCENARIOS), draws=3, executor=one) == serial[::-1]
+
+
+def test_processes_give_the_serial_rows(serial: tuple[Row, ...]) -> None:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
+        assert sweep(TRACE, SCENARIOS, draws=3, executor=processes) == serial
+
+
+class _Counting(Executor):
+    """Works at once, counts, and fails from the n-th on."""
+
+    def __init__(self, most: int) -> None:
+        self.done, self.most = 0, most
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        if self.done >= self.most:
+            future.set_exception(KeyboardInterrupt())
+        else:
+            self.done += 1
+            future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def test_interrupted_sweep_goes_on(program: Program, serial: tuple[Row, ...], tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        sweep(program, SCENARIOS, draws=3, executor=_Counting(2), results=file)
+    done = len(file.read_text().splitlines()) - 1
+    with open(file, "a") as cut:
+        cut.write('{"scenario": [200, 92233720')
+    rest = _Counting(9)
+    assert sweep(program, SCENARIOS, draws=3, executor=rest, results=file) == serial
+    assert rest.done == len(SCENARIOS) - done
+    again = _Counting(0)
+    assert sweep(program, SCENARIOS, draws=3, executor=again, results=file) == serial
+
+
+@pytest.mark.parametrize("text", ["", "junk\n", "{}\n", '{"pymem": "whatif 1"}\n'])
+def test_file_of_other_results_is_refused_and_left_alone(program: Program, text: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="new file"):
+        sweep(program, SCENARIOS, draws=3, results=file)
+    assert file.read_text() == text
+
+
+def test_results_of_another_seed_are_refused(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    sweep(program, SCENARIOS[:1], draws=1, results=file)
+    with pytest.raises(ConfigError, match="seed"):
+        sweep(program, SCENARIOS[:1], draws=1, seed=1, results=file)
+
+
+def test_progress_comes_to_the_end(program: Program) -> None:
+    told: list[tuple[int, int]] = []
+    sweep(program, SCENARIOS, draws=1, progress=lambda done, total: told.append((done, total)))
+    assert told[0] == (0, 3)
+    assert told[-1] == (3, 3)
+
+
+def test_rows_survive_json(serial: tuple[Row, ...]) -> None:
+    for r in serial:
+        assert Row.from_facts(json.loads(json.dumps(r.facts()))) == r
+
+
+# ---- limits ----
+
+
+def test_limit_below_the_live_heap_is_said(program: Program) -> None:
+    assert "headroom" in predict(program, Scenario(100, 7 * MIB), draws=1).warning
+    assert predict(program, Scenario(100, 200 * MIB), draws=1).warning == ""
+
+
+def test_leak_by_hand() -> None:
+    """100 MiB, 20 of them no heap, 30 live: 80 - 2.4 - 30 to the spiral, 50 to the limit."""
+    at = row(
+        60.0 * MIB,
+        0.1,
+        peak_heap=Estimate(40.0 * MIB, 0, 0),
+        marked_bytes=Estimate(60.0 * MIB, 0, 0),
+        num_gc=Estimate(2.0, 2, 2),
+    )
+    limited = replace(at, memory_limit=100 * MIB)
+    got = leak(limited, 10 * MIB)
+    assert got is not None
+    assert (got.spiral, got.passed) == pytest.approx((4.76, 5.0))
+    assert leak(at, 10 * MIB) is None
+    assert leak(limited, 0) is None
+    soon = leak(replace(limited, memory_limit=20 * MIB), 1)
+    assert soon == (0, 0)
+
+
+# ---- recommendations ----
+
+
+@pytest.fixture(scope="module")
+def roomy(program: Program) -> Iterator[Any]:
+    yield recommend(program, limit="16MiB", draws=3)
+
+
+def test_recommended_settings_fit_and_none_is_quicker(roomy: Any) -> None:
+    choice = roomy.choice
+    assert choice.peak_footprint.value <= choice.memory_limit <= 16 * MIB * 0.9
+    assert roomy.line == f"GOGC={choice.gogc} GOMEMLIMIT=14MiB"
+    fitting = [r for r in roomy.rows if not r.warning and r.peak_footprint.value <= choice.memory_limit]
+    assert (
+        choice.gc_cpu.value
+        <= min(r.gc_cpu.value for r in fitting if r.peak_footprint.high <= 16 * MIB) + 0.002
+    )
+    assert roomy.thriftier.peak_footprint.value < choice.peak_footprint.value
+    assert roomy.why.count(". ") == 2
+
+
+def test_share_of_cpu_saves_memory(program: Program, roomy: Any) -> None:
+    saving = recommend(program, limit="16MiB", max_gc_cpu=0.5, draws=3)
+    assert saving.choice is not None
+    assert saving.choice.gc_cpu.value <= 0.5
+    assert saving.choice.peak_footprint.value <= roomy.choice.peak_footprint.value
+    assert "least memory" in saving.why
+
+
+def test_what_does_not_fit(program: Program) -> None:
+    none = recommend(program, limit="5MiB", draws=1)
+    assert none.choice is None
+    assert none.line == ""
+    assert "Nothing fits" in none.why
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"limit": "off"}, {"limit": 0}, {"limit": "1GiB", "headroom": 1.0}, {"limit": "1GiB", "max_gc_cpu": 0}],
+)
+def test_recommendations_that_cannot_be_asked_for(program: Program, bad: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        recommend(program, **bad)
