@@ -163,9 +163,12 @@ class _Program:
         if not self._begun and (columns.kind == Event.ALLOC).any():
             self._begun = True
         self.collector.busy = self._busy(columns)
+        stacks, before = _stacks(columns), 0
         with many(self.collector) as interrupts:
             for row, why in self.player.steps(columns, most=_SAMPLE_ROWS):
                 interrupts()
+                self.collector.pacer.add_scannable_stack(int(stacks[row] - stacks[before]))
+                before = row
                 self._act(columns, row, why)
 
     def _act(self, columns: Columns, row: int, why: int) -> None:
@@ -225,6 +228,18 @@ class _Program:
     def _proc(self, columns: Columns, row: int) -> int:
         proc = int(columns.proc[min(row, len(columns) - 1)])
         return proc % self._procs if proc >= 0 else 0
+
+
+def _stacks(columns: Columns) -> npt.NDArray[np.int64]:
+    """Return by how many bytes the stacks have grown before each row, and after the last.
+
+    The pacer is told of them wherever the rows stop, not P by P: less than 8 KB a P earlier than in Go. Rows do not
+    tell a system stack from a goroutine's, nor that a goroutine has ended whose stack is kept for the next one.
+    """
+    sizes = columns.size.astype(np.int64)
+    grown = np.where(columns.kind == Event.STACK_ALLOC, sizes, 0)
+    grown -= np.where(columns.kind == Event.STACK_FREE, sizes, 0)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(grown)])
 
 
 def rerun(
