@@ -480,7 +480,7 @@ class Collector:
         if self.pacer.add_assist_time(self._procs.index(proc) if proc in self._procs else 0, ns):
             self.limiter.update(self.clock.now)
         if progress.finished:
-            self._pass_marking(self._turn()[0], ns)
+            self._pass_marking(self._share()._replace(fractional=0.0), ns)  # its P is not a worker's
             self._terminate()
             return
         self._program_ns += ns  # others go on meanwhile, as beside any other work of the program
@@ -553,10 +553,8 @@ class Collector:
         self._pace_scavenger()
         self._tell_goal()
         cycle.end_ns = self.clock.now
-        cpu = self.stats.cpu
-        cpu.add_mark(cycle)
         assist, background = self.scavenger.take_times()
-        self.clock.report(cpu, scavenge_assist=assist, scavenge_bg=background)
+        self.clock.report(self.stats.cpu, cycle, scavenge_assist=assist, scavenge_bg=background)
         self.limiter.finish_gc_transition(self.clock.now)
         self.stats.finish(cycle)
         if self._tracer:
