@@ -308,9 +308,10 @@ struct pymem_heap {
     mspan *stack_large[NUM_LARGE_STACKS];
 
     /* proportional sweep and page reclaim */
-    double sweep_pages_per_byte;
+    double sweep_pages_per_byte; /* once all is swept, what it was then */
     uint64_t pages_in_use, pages_swept, pages_swept_basis, sweep_live_basis;
-    uint64_t object_spans; /* in use */
+    uint64_t sweep_end_live; /* heap_live when the last sweep found nothing left */
+    uint64_t object_spans;   /* in use */
     uint64_t reclaim_page, reclaim_limit, reclaim_credit;
 
     /* why a call that allocates comes back early */

@@ -110,10 +110,12 @@ void gc_flip(pymem_heap *h) {
     h->sweep_cursor = 0;
     h->sweep_done = false;
     h->pages_swept = 0;
+    h->sweep_pages_per_byte = 0;
     h->reclaim_page = 0;
     h->reclaim_limit = h->end_page;
     h->reclaim_credit = 0;
     h->heap_live = (int64_t)h->heap_marked;
+    h->sweep_live_basis = h->heap_marked;
 }
 
 /* p has the owner give back spans, tiny block and stacks; the owner is of this cycle from now on.

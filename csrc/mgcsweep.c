@@ -82,6 +82,7 @@ int sweep_one(pymem_heap *h, proc *p, mspan **swept, uint64_t *base) {
     while ((s = next_unswept(h)) && !sweep_acquire(h, s)) continue;
     if (!s) {
         h->sweep_done = true;
+        h->sweep_end_live = (uint64_t)h->heap_live;
         return PYMEM_OK;
     }
     uint64_t npages = s->npages;
@@ -153,8 +154,8 @@ int sweep_script(pymem_heap *h, proc *p, bool reclaimed) {
 
 /* Pages to sweep a byte, so that all is swept 1 MB before heapLive reaches the trigger. Go: gcPaceSweeper */
 void pace_sweeper(pymem_heap *h, uint64_t trigger) {
-    h->sweep_pages_per_byte = 0;
     if (h->sweep_done) return;
+    h->sweep_pages_per_byte = 0;
     int64_t distance = (int64_t)trigger - h->heap_live - (1 << 20);
     if (distance < PAGE_SIZE) distance = PAGE_SIZE;
     int64_t pages = (int64_t)h->pages_in_use - (int64_t)h->pages_swept;
@@ -166,7 +167,7 @@ void pace_sweeper(pymem_heap *h, uint64_t trigger) {
 
 int deduct_sweep_credit(pymem_heap *h, proc *p, uint64_t span_bytes, uint64_t caller_pages) {
     if (h->scripted) return sweep_script(h, p, false);
-    if (h->sweep_pages_per_byte == 0) return PYMEM_OK;
+    if (h->sweep_done || h->sweep_pages_per_byte == 0) return PYMEM_OK;
     uint64_t live = (uint64_t)h->heap_live, fresh = span_bytes;
     if (h->sweep_live_basis < live) fresh += live - h->sweep_live_basis;
     int64_t target = (int64_t)(h->sweep_pages_per_byte * (double)fresh) - (int64_t)caller_pages;
@@ -174,11 +175,7 @@ int deduct_sweep_credit(pymem_heap *h, proc *p, uint64_t span_bytes, uint64_t ca
         mspan *s;
         uint64_t base;
         int rc = sweep_one(h, p, &s, &base);
-        if (rc) return rc;
-        if (!base) {
-            h->sweep_pages_per_byte = 0;
-            break;
-        }
+        if (rc || !base) return rc;
     }
     return PYMEM_OK;
 }

@@ -249,6 +249,9 @@ void pace_read(pymem_heap *h, pymem_pace_info *out) {
         .work_objects = h->work_objects,
         .work_bytes = h->work_bytes,
         .in_debt = procs_in_debt(h),
+        .sweep_live_basis = h->sweep_live_basis,
+        .sweep_end_live = h->sweep_end_live,
+        .sweep_pages_per_byte = h->sweep_pages_per_byte,
         .sweep_done = h->sweep_done,
     };
 }

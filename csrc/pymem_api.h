@@ -229,6 +229,8 @@ typedef struct {
     uint64_t heap_in_use, heap_free, heap_released; /* bytes of pages: in spans of objects; free; free and given back */
     uint64_t mapped_ready;                          /* all that Sys counts and the OS has not got back */
     uint64_t released_eager;                        /* bytes given back by allocations on their way, since birth */
+    uint64_t sweep_live_basis, sweep_end_live;      /* heap_live when the sweep was paced, and when it was done */
+    double sweep_pages_per_byte;                    /* as paced last */
     uint64_t work_objects, work_bytes; /* allocated since birth: all objects; the slots of those that joined no block */
     uint32_t sweep_done, in_debt;      /* procs whose credit is below 0, while marking with assists */
 } pymem_pace_info;

@@ -11,7 +11,7 @@
 #include "mgcwork.h"
 #include "snapshot.h"
 
-enum { FORMAT = 2, PLACE = 8192 /* words a bits arena has at most, for numbering them */ };
+enum { FORMAT = 3, PLACE = 8192 /* words a bits arena has at most, for numbering them */ };
 enum { HAS_DEAD = 1, HAS_TYPES = 2, HAS_TINY = 4 };
 
 #define ANY UINT64_MAX
@@ -76,6 +76,7 @@ static void walk_cycle(walk *w) {
                               &h->pages_swept,
                               &h->pages_swept_basis,
                               &h->sweep_live_basis,
+                              &h->sweep_end_live,
                               &h->object_spans,
                               &h->reclaim_credit,
                               &h->stop_live,

@@ -24,6 +24,8 @@ from pymem.workload.without_tracer import without_tracer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy.typing as npt
+
     from pymem.workload.workload import WorkloadType
 
 __all__ = ["MOST_KEPT", "Part", "Program", "read_program"]
@@ -39,6 +41,19 @@ class Part(NamedTuple):
     columns: Columns
     busy: int
     """Goroutines, or Ps, that make a fair share (a tenth) of the allocations: as many Ps as could be at work."""
+    stack_rows: npt.NDArray[np.int64]
+    """Rows in which stacks come or go."""
+    stack_bytes: npt.NDArray[np.int64]
+    """By how much they have grown with each of these, since the first."""
+
+    def stacks_before(self, row: int) -> int:
+        """Return by how many bytes stacks have grown in the rows before this one.
+
+        Rows do not tell a system stack from a goroutine's, nor that a goroutine has ended whose stack is kept for the
+        next one.
+        """
+        i = int(self.stack_rows.searchsorted(row))
+        return int(self.stack_bytes[i - 1]) if i else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +152,14 @@ def _parts(source: EventSource, *, spread: bool) -> Iterator[Part]:
     if spread and getattr(source, "resolution", "cycle") == "cycle":
         chunks = spread_deaths(chunks)
     for columns in chunks:
-        yield Part(columns, _busy(columns))
+        yield _part(columns)
+
+
+def _part(columns: Columns) -> Part:
+    made, gone = columns.kind == Event.STACK_ALLOC, columns.kind == Event.STACK_FREE
+    rows = np.flatnonzero(made | gone)
+    grown = np.where(made[rows], 1, -1) * columns.size[rows].astype(np.int64)
+    return Part(columns, _busy(columns), rows, np.cumsum(grown))
 
 
 def _busy(columns: Columns) -> int:

@@ -189,9 +189,13 @@ class _Emulation:
         if not self._begun and (columns.kind == Event.ALLOC).any():
             self._begun = True
         self.collector.busy = min(part.busy, self._procs)
+        stacks = 0
         with many(self.collector) as interrupts:
             for row, why in self.player.steps(columns, most=_SAMPLE_ROWS):
                 interrupts()
+                now = part.stacks_before(row)
+                self.collector.pacer.add_scannable_stack(now - stacks)
+                stacks = now
                 self._act(columns, row, why)
 
     def _act(self, columns: Columns, row: int, why: int) -> None:

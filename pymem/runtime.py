@@ -134,6 +134,7 @@ class Runtime:
             check_mark=check_mark or (settings is not None and settings.gccheckmark > 0),
         )
         self._gc.name_root = self._name_root
+        self._sched.on_stack = pacer.add_scannable_stack
         self._gc.commit()
 
     def _name_root(self, roots: int, slot: int) -> str | None:

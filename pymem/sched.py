@@ -17,7 +17,7 @@ from pymem.malloc import malloc, malloc_batch
 from pymem.roots import Frame, Roots, Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     import numpy.typing as npt
@@ -118,6 +118,7 @@ class Goroutine:
             raise SizeError(f"goroutine stack exceeds {self._sched.max_stack}-byte limit")
         self.stack = self._sched.stack_alloc(self.proc, 2 * self.stack_size)
         self._sched.stack_free(self.proc, old, self.stack_size)
+        self._sched.on_stack(self.stack_size, self.p)  # by how much it grew. Go: copystack
         self.stack_size *= 2
         return self.stack
 
@@ -162,7 +163,7 @@ class Goroutine:
 class Scheduler:
     """The processors of a runtime, and its goroutines."""
 
-    __slots__ = ("cache", "goroutines", "heap", "last_id", "max_stack", "procs", "types")
+    __slots__ = ("cache", "goroutines", "heap", "last_id", "max_stack", "on_stack", "procs", "types")
 
     def __init__(
         self,
@@ -184,6 +185,8 @@ class Scheduler:
         self.goroutines: dict[int, Goroutine] = {}
         self.last_id = 0
         self.max_stack = STACK_MAX
+        self.on_stack: Callable[[int, int | None], None] = lambda amount, p: None
+        """Told of bytes of stacks by which goroutines have more (below 0: less), and on which P, None: on none."""
         if procs is None:
             self.resize(self.proc_count(gomaxprocs))
 
@@ -256,6 +259,7 @@ class Scheduler:
             raise
         self.last_id = id_
         self.goroutines[id_] = g
+        self.on_stack(g.stack_size, g.p)
         return g
 
     def retire(self, g: Goroutine, stack: int) -> None:
@@ -263,6 +267,7 @@ class Scheduler:
         if g.p is None:
             self.heap.call(lib.pymem_flush, g.proc)
         self.stack_free(g.proc, stack, g.stack_size)
+        self.on_stack(-g.stack_size, g.p)
         del self.goroutines[g.id]
         if g.p is None:
             self.heap.call(lib.pymem_proc_destroy, g.proc)

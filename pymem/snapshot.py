@@ -345,6 +345,7 @@ def _parts(snapshot: Snapshot, trace: TextIO) -> Parts:
     if snapshot.pacer is None:
         _load(pacer, state["pacer"])
     collector.pacer = pacer
+    sched.on_stack = pacer.add_scannable_stack
     heap.armed = _exactly("armed", state["armed"], bool)
     return Parts(heap, types, sched, collector, _roots(Roots(heap, stack=False), state["globals"]))
 

@@ -156,8 +156,8 @@ def test_rings_turn() -> None:
 def test_processor_time_adds_up() -> None:
     cpu = CPUStats()
     cpu.add_pause(10, 4)
-    cpu.add_mark(CycleRecord(assist_ns=1, dedicated_ns=20, fractional_ns=30, idle_ns=4))
-    cpu.add_rest(scavenge_assist=5, scavenge_bg=6, idle=7, total=1000)
+    cpu.add_workers(CycleRecord(dedicated_ns=20, fractional_ns=30, idle_ns=4))
+    cpu.add_rest(gc_assist=1, scavenge_assist=5, scavenge_bg=6, idle=7, total=1000)
     assert (cpu.gc_pause, cpu.gc_dedicated, cpu.gc_total) == (40, 50, 40 + 1 + 50 + 4)
     assert cpu.total == cpu.gc_total + cpu.scavenge_total + cpu.idle + cpu.user
     assert cpu.gc_fraction == (95 - 4) / 1000

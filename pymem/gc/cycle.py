@@ -160,7 +160,7 @@ class Collector:
     def commit(self) -> None:
         """Take over the pacer's settings. Go: gcControllerCommit."""
         self._sync()
-        self.pacer.commit(self.sweeper.done)
+        self.pacer.commit(bool(self._pace.sweep_done))
         if self._mark:
             self.pacer.revise()
         else:
@@ -338,6 +338,8 @@ class Collector:
     # ---- starting ----
 
     def _test_trigger(self) -> None:
+        if self._pace.sweep_done and not self.sweeper.done:
+            self._swept_all()  # by allocations on their way
         if self._triggered() and not self.off:
             self._finish_sweep()  # so that the cycle is not late for it
             if self._triggered():
@@ -352,6 +354,7 @@ class Collector:
         Without memory for it no cycle has begun.
         """
         pacer = self.pacer
+        self._finish_sweep()
         self._sync()
         cycle = CycleRecord(number=self.stats.num_gc + 1, forced=forced, gomaxprocs=self.clock.procs)
         cycle.start_ns, cycle.heap0 = self.clock.now, pacer.heap_live
@@ -359,7 +362,6 @@ class Collector:
         self.scavenger.wake(self.clock.now)
         by_record = self.liveness == "record" if by_record is None else by_record
         mark = self._start_mark(by_record, assists=kind != TriggerKind.CYCLE)
-        self.sweeper.done = True
         self._sync()
         self._start_pacer(kind, cycle)
         self._stop_world(self.costs.stop_ns, cycle)
@@ -478,7 +480,7 @@ class Collector:
         if self.pacer.add_assist_time(self._procs.index(proc) if proc in self._procs else 0, ns):
             self.limiter.update(self.clock.now)
         if progress.finished:
-            self._pass_marking(self._turn()[0], ns)
+            self._pass_marking(self._share()._replace(fractional=0.0), ns)  # its P is not a worker's
             self._terminate()
             return
         self._program_ns += ns  # others go on meanwhile, as beside any other work of the program
@@ -517,7 +519,7 @@ class Collector:
         heap.call(lib.pymem_gc_end, self._proc, cycle.forced)
         self._flush()
         self._tell(GCPhase.SWEEP, cycle)
-        if self.sweeper.done:
+        if self._pace.sweep_done:
             self._swept_all()
 
     def _compact(self, cycle: CycleRecord) -> None:
@@ -551,10 +553,8 @@ class Collector:
         self._pace_scavenger()
         self._tell_goal()
         cycle.end_ns = self.clock.now
-        cpu = self.stats.cpu
-        cpu.add_mark(cycle)
         assist, background = self.scavenger.take_times()
-        self.clock.report(cpu, scavenge_assist=assist, scavenge_bg=background)
+        self.clock.report(self.stats.cpu, cycle, scavenge_assist=assist, scavenge_bg=background)
         self.limiter.finish_gc_transition(self.clock.now)
         self.stats.finish(cycle)
         if self._tracer:
@@ -587,6 +587,7 @@ class Collector:
         self.sweeper.rest()
         self.scavenger.wake(self.clock.now)
         if self._tracer:
+            self._tracer.swept(**self.sweeper.trace()._asdict())
             self._tracer.scavenged(**asdict(self.scavenger.trace()))
         self._tell(GCPhase.SWEPT, None)
 
@@ -646,6 +647,7 @@ class Collector:
         try:
             self.settle()
             self.finish_mark()
+            self._finish_sweep()
         finally:
             self._held = None
             self.arm()
@@ -676,6 +678,8 @@ class Collector:
         self._start_pacer(TriggerKind.CYCLE, cycle)
         self._tell(GCPhase.SWEEP_TERMINATION, cycle)
         cycle.mark_ns = cycle.start_ns
+        if self._tracer:
+            self._tracer.mark_started(cycle)
         progress = RecordMark(self.heap, self.costs, self._globals).drain(1e18)
         self._count(progress)
         self._stop_world(self.costs.stop_ns + self.costs.term_ns + int(progress.ns / procs), cycle)
@@ -683,10 +687,9 @@ class Collector:
         self.limiter.start_gc_transition(False, self.clock.now)
         cycle.term_ns, cycle.heap1 = self.clock.now, heap0
         pacer.end_cycle(self.clock.now, procs)
-        self.sweeper.done = True
         self._compact(cycle)
         self._enter(cycle)
-        self._tell(GCPhase.SWEPT, cycle)
+        self._swept_all()
         self.arm()
 
     # ---- what is known of the heap ----
@@ -710,7 +713,6 @@ class Collector:
         )
         pacer.total_alloc, pacer.total_free = now.total_alloc, now.total_alloc - now.heap_alloc
         pacer.mapped_ready = now.mapped_ready
-        self.sweeper.done = bool(now.sweep_done)
 
     def _tell_goal(self) -> None:
         """MemStats shows the goal."""

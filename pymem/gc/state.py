@@ -138,19 +138,22 @@ class CPUStats:
         self.gc_pause += ns * procs
         self.gc_total += ns * procs
 
-    def add_mark(self, cycle: CycleRecord) -> None:
-        """Take in what a finished cycle spent on marking. Go: (*cpuStats).accumulate."""
+    def add_workers(self, cycle: CycleRecord) -> None:
+        """Take in what a finished cycle's workers spent on marking. Go: (*cpuStats).accumulate."""
         dedicated = cycle.dedicated_ns + cycle.fractional_ns
-        self.gc_assist += cycle.assist_ns
         self.gc_dedicated += dedicated
         self.gc_idle += cycle.idle_ns
-        self.gc_total += cycle.assist_ns + dedicated + cycle.idle_ns
+        self.gc_total += dedicated + cycle.idle_ns
 
-    def add_rest(self, *, scavenge_assist: int, scavenge_bg: int, idle: int, total: int) -> None:
-        """Take in what the scavenger and idle Ps took since the last time; total: since birth. The rest is the user's.
+    def add_rest(
+        self, *, gc_assist: int, scavenge_assist: int, scavenge_bg: int, idle: int, total: int
+    ) -> None:
+        """Take in what assists, the scavenger and idle Ps took since the last time; total: since birth.
 
-        Go: (*cpuStats).accumulate.
+        The rest is the user's. Go: (*cpuStats).accumulate.
         """
+        self.gc_assist += gc_assist
+        self.gc_total += gc_assist
         self.scavenge_assist += scavenge_assist
         self.scavenge_bg += scavenge_bg
         self.scavenge_total += scavenge_assist + scavenge_bg

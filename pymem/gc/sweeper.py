@@ -6,7 +6,7 @@ runtime sweeps on a P that has nothing else to do, or, where all are busy, a few
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pymem._native import ffi, lib
 from pymem.gc.cpu import TIME_SLICE
@@ -15,11 +15,22 @@ if TYPE_CHECKING:
     from pymem._heap import Heap
     from pymem.gc.costs import Costs
 
-__all__ = ["Sweeper"]
+__all__ = ["SweepTrace", "Sweeper"]
 
 _BATCH = 10
 """Spans swept before giving way, when the Ps are busy. Go: sweepBatchSize."""
 _ALL = (1 << 64) - 1
+
+
+class SweepTrace(NamedTuple):
+    """What the line at the end of a sweep shows."""
+
+    heap_live: int
+    """Bytes, when nothing was left to sweep."""
+    heap_live_basis: int
+    """Bytes, when the sweep was last paced."""
+    pages_swept: int
+    pages_per_byte: float
 
 
 class Sweeper:
@@ -45,6 +56,17 @@ class Sweeper:
     def finish(self, proc: int) -> float:
         """Sweep all the rest; return the ns that it took."""
         return self._sweep(proc, _ALL) * self._costs.sweep_span_ns
+
+    def trace(self) -> SweepTrace:
+        """Return how the sweep went that is done."""
+        now = ffi.new("pymem_pace_info *")
+        self._heap.call(lib.pymem_read_pace, now)
+        return SweepTrace(
+            heap_live=now.sweep_end_live,
+            heap_live_basis=now.sweep_live_basis,
+            pages_swept=now.pages_swept,
+            pages_per_byte=now.sweep_pages_per_byte,
+        )
 
     def rest(self) -> None:
         """Nothing is left."""
