@@ -223,14 +223,19 @@ typedef struct {
 enum { PAGE_BIT_WORDS = 16, HEAP_BITS_WORDS = PAGE_SIZE / 64 / 8 };
 
 /* What a batch of stores knows of a page: the slots of its span below the first free one live for sure, all of them.
- * Nothing dies during a batch, so a page is looked at once in it. Writer: mwbbuf.c */
+ * Nothing dies and no map changes during a batch, so a page is looked at once in it. Two fit a cache line.
+ * Writer: mwbbuf.c */
 typedef struct {
-    uint64_t batch;        /* the batch that this was noted in */
-    uint64_t first;        /* bytes from the first arena to the span */
-    uint32_t living;       /* bytes of those slots; 0: the span is to be asked about each */
-    uint32_t size, magic;  /* bytes a slot; the span's div_magic */
-    uint16_t header, pair; /* bytes in front of an object; 1: each word of mark bits is followed by one of grey bits */
+    uint64_t mask;        /* bit i: the words i, i + 64, ... of each object hold pointers */
+    uint32_t batch;       /* the batch that this was noted in */
+    uint32_t first;       /* pages from the first arena to the span */
+    uint32_t living;      /* bytes of those slots; 0: the span is to be asked about each */
+    uint32_t size, magic; /* bytes a slot; the span's div_magic */
+    uint8_t header;       /* bytes in front of an object */
+    uint8_t pair;         /* 1: each word of mark bits is followed by one of grey bits */
+    uint8_t rest;         /* enum sure_rest: where to look for a word that the mask has not */
 } sure_page;
+enum sure_rest { REST_NONE = 0, REST_BITS = 1, REST_TYPES = 2 };
 
 /* Object memory and the tables beside it, an entry a page; one reservation, made at first use. */
 typedef struct {
@@ -244,7 +249,7 @@ typedef struct {
     sure_page *sure;
     uint16_t *info; /* PAGE_NONE, PAGE_MANUAL or span class + PAGE_CLASS; small: | pages from the span's base << 8 */
     uint8_t *state; /* enum page_state */
-    uint64_t batch; /* of stores, the last one */
+    uint32_t batch; /* of stores, the last one; from 1 */
     root_set *roots;
     uint32_t nroots; /* room for */
     bool points;     /* a pointer may have been written: by a store, as a root, or by who was given the bytes */
@@ -523,6 +528,7 @@ static inline uint64_t type_scan_size(const pymem_heap *h, uint32_t type, uint64
     if (t && size == t->size) return t->ptrdata; /* mostly: no division */
     return !t || size < t->size ? size : size / t->size * t->size - t->size + t->ptrdata;
 }
+bool memory_is_pointer_word(const pymem_heap *h, const mspan *s, uint32_t slot, uint64_t offset); /* from the slot on */
 uint64_t memory_read_bits(const object_memory *m, uint64_t page, uint64_t elem_size, uint32_t slot);
 char *memory_at(const pymem_heap *h, uint64_t addr);
 uint64_t *memory_heap_bits(const object_memory *m, uint64_t page, uint64_t elem_size); /* HEAP_BITS_WORDS of them */

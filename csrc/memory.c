@@ -253,6 +253,23 @@ int memory_type_add(pymem_heap *h, uint32_t id, uint64_t size, uint64_t ptrdata,
 
 /* ---- what may be pointed to, written and read ---- */
 
+/* Whether a mark looks for a pointer at an offset of the slot. */
+bool memory_is_pointer_word(const pymem_heap *h, const mspan *s, uint32_t slot, uint64_t offset) {
+    uint64_t first = s->base + slot * s->elem_size, type = s->large_type;
+    if (s->span_class & 1) return false;
+    if (s->span_class >> 1 && s->elem_size <= MIN_HEADER_SIZE)
+        return memory_read_bits(h->memory, page_of(h, s->base), s->elem_size, slot) >> (offset / 8) & 1;
+    if (s->span_class >> 1) {
+        if (offset == 0) return false;
+        memcpy(&type, memory_at(h, first), 8);
+        offset -= MALLOC_HEADER;
+    }
+    const type_map *t = memory_type(h, type);
+    if (!t) return true;
+    uint64_t word = offset % t->size / 8;
+    return word < t->ptrdata / 8 && t->mask[word / 64] >> (word & 63) & 1;
+}
+
 /* A living object that holds addr: its slot, and where the object begins and the slot ends. */
 static bool living_slot(const pymem_heap *h, uint64_t addr, uint64_t *end) {
     const mspan *s = mheap_span_of(h, addr);

@@ -167,6 +167,48 @@ def test_store_of_a_foreign_address(rt: pymem.Runtime) -> None:
     assert rt.load(node, "left") == 0x500000
 
 
+@pytest.mark.parametrize(
+    ("type_", "n", "offset"), [(NODE, 1, 16), (NODE, 50, 16 + 24 * 7), (WIDE, 1, 24), (NODE, 9000, 160_000)]
+)
+def test_store_where_no_pointer_is(rt: pymem.Runtime, type_: types.Type, n: int, offset: int) -> None:
+    """It would be freed while stored: no mark looks there. Nil is none either."""
+    obj = rt.new(type_, n)
+    for target in (obj, 0):
+        with pytest.raises(pymem.AddressError, match=rf"offset {offset} from {obj:#x} holds no pointer"):
+            rt.store(obj, offset, target)
+        with pytest.raises(pymem.AddressError, match="holds no pointer"):
+            rt.store_batch([obj] * 40, offset, target)
+
+
+def test_store_in_noscan(rt: pymem.Runtime) -> None:
+    for size in (8, 64, 1024, 100_000):
+        with pytest.raises(pymem.AddressError, match="holds no pointer"):
+            rt.store(rt.malloc(size, noscan=True), 0, 0)
+
+
+def test_store_in_what_was_not_asked_for(rt: pymem.Runtime) -> None:
+    """20 bytes lie in a slot of 24, the third word of which no mark reads."""
+    rt.new(NODE)  # before the first type or store only slots are known
+    obj = rt.malloc(20)
+    rt.store(obj, 8, obj)
+    with pytest.raises(pymem.AddressError, match="holds no pointer"):
+        rt.store(obj, 16, obj)
+
+
+def test_noscan_of_a_type_with_pointers(rt: pymem.Runtime) -> None:
+    plain = types.array(types.int64, 3)
+    with pytest.raises(pymem.ConfigError, match="a Node has pointers"):
+        rt.malloc(24, type=NODE, noscan=True)
+    for flags in (True, [False, True, True]):
+        with pytest.raises(pymem.ConfigError, match="a Node has pointers"):
+            rt.malloc_batch([24] * 3, types=[NODE, plain, NODE], noscan=flags)
+        with pytest.raises(pymem.ConfigError, match="a Node has pointers"):
+            rt.malloc_batch(24, 3, types=NODE, noscan=flags)
+    made = rt.malloc_batch([24] * 3, types=[NODE, plain, plain], noscan=[False, True, False])
+    assert [rt.object_at(a).noscan for a in made.tolist()] == [False, True, False]
+    assert rt.object_at(rt.malloc(24, type=rt.register_type("any", 24), noscan=True)).noscan
+
+
 def test_batch(rt: pymem.Runtime) -> None:
     nodes = rt.new_batch(NODE, 1000)
     rt.store_batch(nodes[:-1], NODE.pointer_at("left"), nodes[1:])
