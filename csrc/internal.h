@@ -234,6 +234,7 @@ typedef struct {
     uint8_t header;       /* bytes in front of an object */
     uint8_t pair;         /* 1: each word of mark bits is followed by one of grey bits */
     uint8_t rest;         /* enum sure_rest: where to look for a word that the mask has not */
+    uint8_t written;      /* the span is known to be dirty */
 } sure_page;
 enum sure_rest { REST_NONE = 0, REST_BITS = 1, REST_TYPES = 2 };
 
@@ -257,12 +258,13 @@ typedef struct {
 
 enum { PAGE_NONE = 0, PAGE_MANUAL = 1, PAGE_CLASS = 2 };
 enum page_state {
-    PAGE_DIRTY = 1,   /* may hold bytes of objects that are gone */
+    PAGE_DIRTY = 1,   /* has been written to; of a span: its first page says it for all */
     PAGE_MASK = 2,    /* the mask holds for at least one object */
     PAGE_MIXED = 4,   /* but not for all */
     PAGE_QUEUED = 8,  /* marking: it waits in the span queue */
     PAGE_MANY = 32,   /* marking: and more than one object with it */
     PAGE_MARKED = 16, /* marking: Go would have set its bit in pageMarks */
+    PAGE_HEADERS = 64 /* a span's first page: some header in front of an object is not 0 */
 };
 
 typedef struct graph_mark graph_mark; /* mgcmark.c */
@@ -376,6 +378,7 @@ void os_free(pymem_heap *h, void *p, size_t size);
 void *os_reserve(pymem_heap *h, size_t size); /* zeros, backed page by page at first touch; not in real_bytes */
 void os_unreserve(void *p, size_t size);
 void os_zero(char *p, size_t size);
+bool os_give_back(char *p, size_t size);
 
 /* ---- stream.c: numbers to bytes and back ---- */
 typedef struct {
@@ -515,7 +518,7 @@ int swept_parity(const pymem_heap *h);
 int memory_on(pymem_heap *h);
 void memory_release(pymem_heap *h);                                                   /* types too */
 void memory_set_pages(pymem_heap *h, uint64_t page, uint64_t npages, const mspan *s); /* NULL: free from now on */
-void memory_span_swept(pymem_heap *h, const mspan *s);
+void memory_written(object_memory *m, uint64_t page); /* to objects of the span that begins there */
 void memory_new_object(pymem_heap *h, uint64_t addr, uint64_t size, uint32_t type);
 void memory_new_objects(pymem_heap *h, const uint64_t *addrs, uint64_t n, const uint64_t *sizes, uint64_t size,
                         const uint32_t *types, uint32_t type); /* sizes or size, types or type */
@@ -533,7 +536,7 @@ uint64_t memory_read_bits(const object_memory *m, uint64_t page, uint64_t elem_s
 char *memory_at(const pymem_heap *h, uint64_t addr);
 uint64_t *memory_heap_bits(const object_memory *m, uint64_t page, uint64_t elem_size); /* HEAP_BITS_WORDS of them */
 bool memory_is_target(const pymem_heap *h, uint64_t addr);
-int memory_bytes(pymem_heap *h, uint64_t addr, uint64_t size, char **out);
+int memory_view(pymem_heap *h, uint64_t addr, uint64_t size, char **out); /* to read and to write */
 int memory_word(pymem_heap *h, uint64_t object, uint64_t offset, uint64_t **word);
 int memory_load(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, uint64_t n, uint64_t *out,
                 uint64_t *done);

@@ -77,6 +77,7 @@ static NOINLINE void note_page(const pymem_heap *h, uint64_t page) {
         .magic = s->div_magic,
         .header = (uint8_t)(span_object_addr(s, 0) - s->base),
         .pair = s->div_magic && s->elem_size >= 16 && s->elem_size <= MIN_HEADER_SIZE,
+        .written = m->state[page_of(h, s->base)] & PAGE_DIRTY,
     };
     note_maps(h, page, s, &m->sure[page]);
 }
@@ -127,13 +128,14 @@ static inline bool is_pointer_word(const store_batch *b, const sure_page *s, uin
     return s->rest == REST_TYPES && is_typed_word(b->h, off);
 }
 
-static inline bool is_word(const store_batch *b, uint64_t object, uint64_t offset) {
+/* The word's page if the word is certainly one. */
+static inline const sure_page *word_page(const store_batch *b, uint64_t object, uint64_t offset) {
     uint64_t off = object - b->arena;
     const sure_page *s = page_at(b, off);
-    if (in_span(s, off) >= s->living || (object | offset) & 7) return false;
+    if (in_span(s, off) >= s->living || (object | offset) & 7) return NULL;
     uint64_t at = in_slot(s, off);
-    if (at < s->header || offset + 7 >= s->size - at) return false; /* offset + 8 might be 0 */
-    return is_pointer_word(b, s, (at - s->header + offset) / 8, off + offset);
+    if (at < s->header || offset + 7 >= s->size - at) return NULL; /* offset + 8 might be 0 */
+    return is_pointer_word(b, s, (at - s->header + offset) / 8, off + offset) ? s : NULL;
 }
 
 static inline bool is_target(const store_batch *b, uint64_t target) {
@@ -185,12 +187,27 @@ static INLINE void prefetch_words(const store_batch *b, columns c) {
         __builtin_prefetch((const void *)((uintptr_t)b->base + (c.objects[k] - b->arena + c.offsets[k])), 1);
 }
 
-static INLINE bool words_known(const store_batch *b, columns c, bool another) {
-    if (are_words(shared_page(b, c.objects, BLOCK), b->arena, c, BLOCK)) return true;
+/* *written: all their spans are known to be dirty. */
+static INLINE bool words_known(const store_batch *b, columns c, bool another, uint8_t *written) {
+    const sure_page *s = shared_page(b, c.objects, BLOCK);
+    *written = s->written;
+    if (are_words(s, b->arena, c, BLOCK)) return true;
     if (another) prefetch_words(b, c);
-    for (uint64_t k = 0; k < BLOCK; k++)
-        if (!is_word(b, c.objects[k], c.offsets[k])) return false;
+    *written = 1;
+    for (uint64_t k = 0; k < BLOCK; k++) {
+        if (!(s = word_page(b, c.objects[k], c.offsets[k]))) return false;
+        *written &= s->written;
+    }
     return true;
+}
+
+/* Only what is stored makes a span dirty, not what a block's check has looked at. */
+static NOINLINE void note_written(const store_batch *b, const uint64_t *objects, uint64_t n) {
+    for (uint64_t k = 0; k < n; k++) {
+        sure_page *s = &b->h->memory->sure[(objects[k] - b->arena) >> PAGE_SHIFT];
+        s->written = 1;
+        memory_written(b->h->memory, s->first);
+    }
 }
 
 /* *shared is unknown afterwards unless all lie in its span. */
@@ -277,7 +294,9 @@ static INLINE void store_shading(const store_batch *b, barrier_buffer *buffer, c
  * word comes twice: what the second store removes is the first one's target. */
 static INLINE bool store_block(const store_batch *b, barrier_buffer *buffer, bool marking, columns c, bool another) {
     const sure_page *shared = shared_page(b, c.targets, BLOCK);
-    if (!words_known(b, c, another) || !targets_known(b, c.targets, &shared)) return false;
+    uint8_t written;
+    if (!words_known(b, c, another, &written) || !targets_known(b, c.targets, &shared)) return false;
+    if (__builtin_expect(!written, 0)) note_written(b, c.objects, BLOCK);
     if (!marking || (buffer->quiet && all_marked(b, c.targets, shared) && all_nil(b, c))) store_plain(b, c, BLOCK);
     else store_shading(b, buffer, c, BLOCK);
     return true;
@@ -303,6 +322,7 @@ static int store_looked_up(pymem_heap *h, barrier_buffer *buffer, uint64_t objec
         buffer->addrs[buffer->n++] = *word;
         buffer->addrs[buffer->n++] = target;
     }
+    memory_written(h->memory, page_of(h, mheap_span_of(h, object)->base));
     *word = target;
     return PYMEM_OK;
 }
@@ -312,9 +332,11 @@ static NOINLINE int store_each(pymem_heap *h, const store_batch *b, barrier_buff
                                uint64_t *done) {
     for (uint64_t k = 0; k < n; k++, ++*done) {
         columns one = {c.objects + k, c.offsets + k, c.targets + k};
-        bool known = is_word(b, *one.objects, *one.offsets) && is_target(b, *one.targets);
+        const sure_page *s = word_page(b, *one.objects, *one.offsets);
+        bool known = s && is_target(b, *one.targets);
         int rc = known ? PYMEM_OK : store_looked_up(h, buffer, *one.objects, *one.offsets, *one.targets);
         if (rc) return rc;
+        if (known && !s->written) note_written(b, one.objects, 1);
         if (known && h->mark) store_shading(b, buffer, one, 1);
         else if (known) store_plain(b, one, 1);
     }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,6 +112,63 @@ def test_new_is_zero(rt: pymem.Runtime) -> None:
         for n in nodes:
             rt.view(n, types.byte)[:] = 255
         assert collect(rt).objects_marked == 0
+
+
+def resident() -> int:
+    """Bytes of this process that lie in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+@pytest.mark.parametrize(("size", "n"), [(64, 500_000), (1024, 30_000), (20_000, 1500), (32 << 20, 1)])
+def test_reused_slots_that_nobody_wrote_to_take_no_memory(rt: pymem.Runtime, size: int, n: int) -> None:
+    rt.globals["keep"] = rt.new(NODE)
+    rt.malloc_batch(size, n, noscan=True)
+    collect(rt)
+    before = resident()
+    rt.malloc_batch(size, n, noscan=True)
+    assert resident() - before < 8 << 20
+
+
+def test_memory_of_a_large_object_goes_with_it(rt: pymem.Runtime) -> None:
+    before = resident()
+    rt.view(rt.malloc(64 << 20, noscan=True))[:] = 255
+    assert resident() - before > 60 << 20
+    collect(rt)
+    assert resident() - before < 8 << 20
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=15, deadline=None)
+def test_new_objects_are_zero(seed: int) -> None:
+    """Whoever wrote to their slots or pages before, with compaction, and in a fork."""
+    rng, names = random.Random(seed), [f"v{i}" for i in range(12)]
+    compaction = rng.random() < 0.5
+    rt = pymem.Runtime(compaction=compaction)
+    for step in range(rng.randrange(4, 12)):
+        for name in names:
+            rt.globals[name] = some_written(rt, rng)
+        rt.gc()
+        for name in rng.sample(names, 9):
+            rt.globals[name] = 0
+        if step % 3 == 0:
+            rt.gc()
+        if step % 4 == 3 and not compaction:
+            rt = rt.fork()
+    rt.check()
+
+
+def some_written(rt: pymem.Runtime, rng: random.Random) -> int:
+    """Return one of several new objects, which were all zero, and some of which were written to."""
+    size, noscan = rng.choice([8, 24, 96, 512, 600, 3000, 9000, 40_000, 2 << 20]), rng.random() < 0.5
+    typed = size % 24 == 0 and not noscan and rng.random() < 0.5
+    made = rt.malloc_batch(size, 5, noscan=noscan, types=NODE if typed else 0)
+    for addr in made.tolist():
+        assert not rt.load_batch([addr] * (size // 8), np.arange(0, size, 8)).any()
+    if rng.random() < 0.3:
+        rt.view(int(rng.choice(made)), types.byte, size)[:] = 1
+    if not noscan and rng.random() < 0.3:
+        rt.store_batch(made[rng.randrange(5) :], 0, int(made[0]))
+    return int(made[0])
 
 
 def test_new_batch(rt: pymem.Runtime) -> None:
