@@ -12,7 +12,7 @@ int pymem_memory_on(pymem_heap *h) {
 int pymem_memory(pymem_heap *h, uint64_t addr, uint64_t size, char **out) {
     ENTER(h);
     *out = NULL;
-    return leave(h, memory_bytes(h, addr, size, out));
+    return leave(h, memory_view(h, addr, size, out));
 }
 
 int pymem_type_add(pymem_heap *h, uint32_t id, uint64_t size, uint64_t ptrdata, const uint64_t *mask, uint64_t words) {

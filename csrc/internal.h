@@ -223,14 +223,20 @@ typedef struct {
 enum { PAGE_BIT_WORDS = 16, HEAP_BITS_WORDS = PAGE_SIZE / 64 / 8 };
 
 /* What a batch of stores knows of a page: the slots of its span below the first free one live for sure, all of them.
- * Nothing dies during a batch, so a page is looked at once in it. Writer: mwbbuf.c */
+ * Nothing dies and no map changes during a batch, so a page is looked at once in it. Two fit a cache line.
+ * Writer: mwbbuf.c */
 typedef struct {
-    uint64_t batch;        /* the batch that this was noted in */
-    uint64_t first;        /* bytes from the first arena to the span */
-    uint32_t living;       /* bytes of those slots; 0: the span is to be asked about each */
-    uint32_t size, magic;  /* bytes a slot; the span's div_magic */
-    uint16_t header, pair; /* bytes in front of an object; 1: each word of mark bits is followed by one of grey bits */
+    uint64_t mask;        /* bit i: the words i, i + 64, ... of each object hold pointers */
+    uint32_t batch;       /* the batch that this was noted in */
+    uint32_t first;       /* pages from the first arena to the span */
+    uint32_t living;      /* bytes of those slots; 0: the span is to be asked about each */
+    uint32_t size, magic; /* bytes a slot; the span's div_magic */
+    uint8_t header;       /* bytes in front of an object */
+    uint8_t pair;         /* 1: each word of mark bits is followed by one of grey bits */
+    uint8_t rest;         /* enum sure_rest: where to look for a word that the mask has not */
+    uint8_t written;      /* the span is known to be dirty */
 } sure_page;
+enum sure_rest { REST_NONE = 0, REST_BITS = 1, REST_TYPES = 2 };
 
 /* Object memory and the tables beside it, an entry a page; one reservation, made at first use. */
 typedef struct {
@@ -244,7 +250,7 @@ typedef struct {
     sure_page *sure;
     uint16_t *info; /* PAGE_NONE, PAGE_MANUAL or span class + PAGE_CLASS; small: | pages from the span's base << 8 */
     uint8_t *state; /* enum page_state */
-    uint64_t batch; /* of stores, the last one */
+    uint32_t batch; /* of stores, the last one; from 1 */
     root_set *roots;
     uint32_t nroots; /* room for */
     bool points;     /* a pointer may have been written: by a store, as a root, or by who was given the bytes */
@@ -252,12 +258,13 @@ typedef struct {
 
 enum { PAGE_NONE = 0, PAGE_MANUAL = 1, PAGE_CLASS = 2 };
 enum page_state {
-    PAGE_DIRTY = 1,   /* may hold bytes of objects that are gone */
+    PAGE_DIRTY = 1,   /* has been written to; of a span: its first page says it for all */
     PAGE_MASK = 2,    /* the mask holds for at least one object */
     PAGE_MIXED = 4,   /* but not for all */
     PAGE_QUEUED = 8,  /* marking: it waits in the span queue */
     PAGE_MANY = 32,   /* marking: and more than one object with it */
     PAGE_MARKED = 16, /* marking: Go would have set its bit in pageMarks */
+    PAGE_HEADERS = 64 /* a span's first page: some header in front of an object is not 0 */
 };
 
 typedef struct graph_mark graph_mark; /* mgcmark.c */
@@ -373,6 +380,7 @@ void os_free(pymem_heap *h, void *p, size_t size);
 void *os_reserve(pymem_heap *h, size_t size); /* zeros, backed page by page at first touch; not in real_bytes */
 void os_unreserve(void *p, size_t size);
 void os_zero(char *p, size_t size);
+bool os_give_back(char *p, size_t size);
 
 /* ---- stream.c: numbers to bytes and back ---- */
 typedef struct {
@@ -512,7 +520,7 @@ int swept_parity(const pymem_heap *h);
 int memory_on(pymem_heap *h);
 void memory_release(pymem_heap *h);                                                   /* types too */
 void memory_set_pages(pymem_heap *h, uint64_t page, uint64_t npages, const mspan *s); /* NULL: free from now on */
-void memory_span_swept(pymem_heap *h, const mspan *s);
+void memory_written(object_memory *m, uint64_t page); /* to objects of the span that begins there */
 void memory_new_object(pymem_heap *h, uint64_t addr, uint64_t size, uint32_t type);
 void memory_new_objects(pymem_heap *h, const uint64_t *addrs, uint64_t n, const uint64_t *sizes, uint64_t size,
                         const uint32_t *types, uint32_t type); /* sizes or size, types or type */
@@ -525,11 +533,12 @@ static inline uint64_t type_scan_size(const pymem_heap *h, uint32_t type, uint64
     if (t && size == t->size) return t->ptrdata; /* mostly: no division */
     return !t || size < t->size ? size : size / t->size * t->size - t->size + t->ptrdata;
 }
+bool memory_is_pointer_word(const pymem_heap *h, const mspan *s, uint32_t slot, uint64_t offset); /* from the slot on */
 uint64_t memory_read_bits(const object_memory *m, uint64_t page, uint64_t elem_size, uint32_t slot);
 char *memory_at(const pymem_heap *h, uint64_t addr);
 uint64_t *memory_heap_bits(const object_memory *m, uint64_t page, uint64_t elem_size); /* HEAP_BITS_WORDS of them */
 bool memory_is_target(const pymem_heap *h, uint64_t addr);
-int memory_bytes(pymem_heap *h, uint64_t addr, uint64_t size, char **out);
+int memory_view(pymem_heap *h, uint64_t addr, uint64_t size, char **out); /* to read and to write */
 int memory_word(pymem_heap *h, uint64_t object, uint64_t offset, uint64_t **word);
 int memory_load(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, uint64_t n, uint64_t *out,
                 uint64_t *done);

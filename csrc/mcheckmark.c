@@ -48,27 +48,10 @@ static int reach(pymem_heap *h, walk *w, uint64_t addr, int64_t parent, uint64_t
     return PYMEM_OK;
 }
 
-/* Whether the word at an offset of the slot holds a pointer. */
-static bool is_pointer_word(const pymem_heap *h, const mspan *s, uint32_t slot, uint64_t offset) {
-    uint64_t first = s->base + slot * s->elem_size, type = s->large_type;
-    if (s->span_class & 1) return false;
-    if (s->span_class >> 1 && s->elem_size <= MIN_HEADER_SIZE)
-        return memory_read_bits(h->memory, page_of(h, s->base), s->elem_size, slot) >> (offset / 8) & 1;
-    if (s->span_class >> 1) {
-        if (offset == 0) return false;
-        memcpy(&type, memory_at(h, first), 8);
-        offset -= MALLOC_HEADER;
-    }
-    const type_map *t = memory_type(h, type);
-    if (!t) return true;
-    uint64_t word = offset % t->size / 8;
-    return word < t->ptrdata / 8 && t->mask[word / 64] >> (word & 63) & 1;
-}
-
 /* The address at an offset of the slot, 0 where there is no pointer. */
 static uint64_t pointer_at(const pymem_heap *h, const mspan *s, uint32_t slot, uint64_t offset) {
     uint64_t p = 0;
-    if (is_pointer_word(h, s, slot, offset)) memcpy(&p, memory_at(h, s->base + slot * s->elem_size + offset), 8);
+    if (memory_is_pointer_word(h, s, slot, offset)) memcpy(&p, memory_at(h, s->base + slot * s->elem_size + offset), 8);
     return p;
 }
 

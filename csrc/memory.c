@@ -2,7 +2,8 @@
  * this: the first root or store reserves address space for the objects and for tables with an entry a page,
  * and the kernel backs what is touched. Pointer maps lie where Go keeps them: for slots to 512 bytes a bit a word at
  * the end of the span, above that the type in the word in front of the object, for large objects in the span.
- * A slot that is used again is zeroed, as one of a span that Go has marked needzero. Go: malloc.go, mbitmap.go */
+ * A slot that is used again reads as zeros: it is zeroed if its span was ever written to, as one of a span that Go has
+ * marked needzero. What nobody writes to takes no memory. Go: malloc.go, mbitmap.go */
 #include <string.h>
 #include "internal.h"
 
@@ -95,23 +96,26 @@ static uint16_t page_info(const mspan *s, uint64_t k) {
     return (uint16_t)((s->span_class + PAGE_CLASS) | (s->span_class >> 1 ? k << 8 : 0));
 }
 
-/* The pages are a span's, or nobody's. Those that have been somebody's may hold old bytes: a span with one of them
- * says so in its first page, where zero_slot looks. Go: allocNeedsZero */
+void memory_written(object_memory *m, uint64_t page) { m->state[page] |= PAGE_DIRTY; }
+
+/* What a span that goes leaves in its pages: objects' bytes, headers, heap bits. Many pages are given back at once. */
+static uint8_t left_dirty(const object_memory *m, uint64_t page, uint64_t npages) {
+    bool dirty = m->state[page] & (PAGE_DIRTY | PAGE_HEADERS | PAGE_MASK);
+    return dirty && !os_give_back(m->base + (page << PAGE_SHIFT), npages << PAGE_SHIFT) ? PAGE_DIRTY : 0;
+}
+
+/* The pages are a span's, or nobody's, all that a span had. Those that have been somebody's may hold old bytes: a span
+ * with one of them says so in its first page, where zero_slot looks. Go: allocNeedsZero */
 void memory_set_pages(pymem_heap *h, uint64_t page, uint64_t npages, const mspan *s) {
     object_memory *m = h->memory;
-    uint8_t dirty = 0;
+    uint8_t left = s ? 0 : left_dirty(m, page, npages), dirty = 0;
     for (uint64_t k = 0; k < npages; k++) {
         dirty |= m->state[page + k] & PAGE_DIRTY;
         m->info[page + k] = page_info(s, k);
         if (m->state[page + k] & PAGE_MASK) m->mask[page + k] = 0; /* it may be longer than the new slots */
-        m->state[page + k] = s ? m->state[page + k] & PAGE_DIRTY : PAGE_DIRTY;
+        m->state[page + k] = s ? m->state[page + k] & PAGE_DIRTY : left;
     }
-    m->state[page] |= dirty;
-}
-
-void memory_span_swept(pymem_heap *h, const mspan *s) {
-    uint64_t page = page_of(h, s->base);
-    for (uint64_t k = 0; k < s->npages; k++) h->memory->state[page + k] |= PAGE_DIRTY;
+    if (s) m->state[page] |= dirty;
 }
 
 /* ---- pointer maps ---- */
@@ -179,17 +183,24 @@ static void zero_slot(pymem_heap *h, uint64_t page, uint64_t slot_addr, uint64_t
     if (h->memory->state[page] & PAGE_DIRTY) os_zero(memory_at(h, slot_addr), size);
 }
 
+/* The type in front of an object. A header of 0 is there already where none was ever another. */
+static void set_header(object_memory *m, uint64_t page, char *slot, uint64_t type) {
+    if (!type && !(m->state[page] & (PAGE_DIRTY | PAGE_HEADERS))) return;
+    m->state[page] |= PAGE_HEADERS;
+    memcpy(slot, &type, sizeof type);
+}
+
 /* The allocator has placed an object of size bytes at addr: zeros, and its pointer map. A tiny object that joined a
  * block finds the block zeroed. */
 void memory_new_object(pymem_heap *h, uint64_t addr, uint64_t size, uint32_t type) {
-    uint64_t page = page_of(h, addr);
-    const mspan *s = span_at(h, page);
+    const mspan *s = span_at(h, page_of(h, addr));
+    uint64_t page = page_of(h, s->base);
     uint32_t slot = span_slot_of(s, addr);
     uint64_t slot_addr = s->base + slot * s->elem_size;
     bool header = s->span_class > 1 && !(s->span_class & 1) && s->elem_size > MIN_HEADER_SIZE;
     if (s->span_class == TINY_SPAN_CLASS && addr != slot_addr) return;
-    zero_slot(h, page_of(h, s->base), slot_addr, s->elem_size);
-    if (header) memcpy(memory_at(h, slot_addr), &(uint64_t){type}, 8);
+    zero_slot(h, page, slot_addr, s->elem_size);
+    if (header) set_header(h->memory, page, memory_at(h, slot_addr), type);
     else if (!(s->span_class & 1) && s->span_class > 1) set_small_map(h, page, s, slot, size, type);
 }
 
@@ -201,7 +212,11 @@ void memory_new_objects(pymem_heap *h, const uint64_t *addrs, uint64_t n, const 
 /* The bytes and the pointer map of a slot in another one of its class. */
 void memory_move_slot(pymem_heap *h, const mspan *from, uint32_t i, const mspan *to, uint32_t j) {
     uint64_t size = from->elem_size, page = page_of(h, to->base);
-    memcpy(memory_at(h, to->base + j * size), memory_at(h, from->base + i * size), size);
+    uint8_t *state = &h->memory->state[page], written = h->memory->state[page_of(h, from->base)] | *state;
+    *state |= written & (PAGE_DIRTY | PAGE_HEADERS);
+    if (written & (PAGE_DIRTY | PAGE_HEADERS))
+        memcpy(memory_at(h, to->base + j * size), memory_at(h, from->base + i * size),
+               written & PAGE_DIRTY ? size : MALLOC_HEADER);
     if (from->span_class & 1 || size > MIN_HEADER_SIZE) return;
     uint64_t mask = memory_read_bits(h->memory, page_of(h, from->base), size, i);
     write_bits(heap_bits(h->memory, page, size), size / 8, j, mask);
@@ -253,6 +268,23 @@ int memory_type_add(pymem_heap *h, uint32_t id, uint64_t size, uint64_t ptrdata,
 
 /* ---- what may be pointed to, written and read ---- */
 
+/* Whether a mark looks for a pointer at an offset of the slot. */
+bool memory_is_pointer_word(const pymem_heap *h, const mspan *s, uint32_t slot, uint64_t offset) {
+    uint64_t first = s->base + slot * s->elem_size, type = s->large_type;
+    if (s->span_class & 1) return false;
+    if (s->span_class >> 1 && s->elem_size <= MIN_HEADER_SIZE)
+        return memory_read_bits(h->memory, page_of(h, s->base), s->elem_size, slot) >> (offset / 8) & 1;
+    if (s->span_class >> 1) {
+        if (offset == 0) return false;
+        memcpy(&type, memory_at(h, first), 8);
+        offset -= MALLOC_HEADER;
+    }
+    const type_map *t = memory_type(h, type);
+    if (!t) return true;
+    uint64_t word = offset % t->size / 8;
+    return word < t->ptrdata / 8 && t->mask[word / 64] >> (word & 63) & 1;
+}
+
 /* A living object that holds addr: its slot, and where the object begins and the slot ends. */
 static bool living_slot(const pymem_heap *h, uint64_t addr, uint64_t *end) {
     const mspan *s = mheap_span_of(h, addr);
@@ -273,7 +305,7 @@ bool memory_is_target(const pymem_heap *h, uint64_t addr) {
     return addr < h->config.arena_base || page_of(h, addr) >= h->cur_page;
 }
 
-int memory_bytes(pymem_heap *h, uint64_t addr, uint64_t size, char **out) {
+static int memory_bytes(pymem_heap *h, uint64_t addr, uint64_t size, char **out) {
     uint64_t end;
     int rc = memory_on(h);
     if (rc) return rc;
@@ -281,8 +313,15 @@ int memory_bytes(pymem_heap *h, uint64_t addr, uint64_t size, char **out) {
     if (size > end - addr)
         return fail(h, PYMEM_EADDRESS, "%llu bytes from 0x%llx on pass the end of the object's slot at 0x%llx",
                     (ull)size, (ull)addr, (ull)end);
-    h->memory->points = true;
     *out = memory_at(h, addr);
+    return PYMEM_OK;
+}
+
+int memory_view(pymem_heap *h, uint64_t addr, uint64_t size, char **out) {
+    int rc = memory_bytes(h, addr, size, out);
+    if (rc) return rc;
+    h->memory->points = true;
+    memory_written(h->memory, page_of(h, mheap_span_of(h, addr)->base));
     return PYMEM_OK;
 }
 

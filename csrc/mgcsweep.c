@@ -51,7 +51,6 @@ int sweep_span(pymem_heap *h, proc *p, mspan *s, bool preserve, bool *freed) {
     }
     uint32_t nalloc = span_count_marks(s), nfreed = s->alloc_count - nalloc;
     h->pages_swept += s->npages;
-    if (h->memory) memory_span_swept(h, s);
     if (nfreed && (s->tiny_live || s->types)) forget_freed_slots(s);
     s->alloc_count = (uint16_t)nalloc;
     s->freeindex = 0;

@@ -37,6 +37,32 @@ static bool all_swept_live(const pymem_heap *h, const mspan *s) {
     return s && s->state == SPAN_IN_USE && !s->dead_bits && !span_is_unswept(h, s);
 }
 
+/* Pointers among 64 words of a large object: such a map it has if its elements begin anew with each 64th word. */
+static uint64_t large_mask(const type_map *t) {
+    if (!t) return UINT64_MAX;
+    uint64_t mask = 0, words = t->size / 8;
+    if (!t->ptrdata || words > 64 || 64 % words) return 0;
+    for (uint64_t at = 0; at < 64; at += words) mask |= t->mask[0] << at;
+    return mask;
+}
+
+/* What is known of all objects of a span, and where the rest of their maps is. */
+static void note_maps(const pymem_heap *h, uint64_t page, const mspan *s, sure_page *p) {
+    const object_memory *m = h->memory;
+    if (s->span_class & 1) return;
+    if (!(s->span_class >> 1)) {
+        const type_map *t = memory_type(h, s->large_type);
+        p->mask = large_mask(t);
+        p->rest = t && t->ptrdata && !p->mask ? REST_TYPES : REST_NONE;
+    } else if (s->elem_size > MIN_HEADER_SIZE) {
+        p->rest = REST_TYPES;
+    } else if (m->state[page] & PAGE_MIXED) {
+        p->rest = REST_BITS;
+    } else {
+        p->mask = m->mask[page];
+    }
+}
+
 /* Spans of 4 GB are too large for an entry. */
 static NOINLINE void note_page(const pymem_heap *h, uint64_t page) {
     const object_memory *m = h->memory;
@@ -45,13 +71,15 @@ static NOINLINE void note_page(const pymem_heap *h, uint64_t page) {
     if (!all_swept_live(h, s) || s->elem_size > UINT32_MAX) return;
     m->sure[page] = (sure_page){
         .batch = m->batch,
-        .first = s->base - h->config.arena_base,
+        .first = (uint32_t)page_of(h, s->base),
         .living = (uint32_t)(span_next_free(s) * s->elem_size),
         .size = (uint32_t)s->elem_size,
         .magic = s->div_magic,
-        .header = (uint16_t)(span_object_addr(s, 0) - s->base),
+        .header = (uint8_t)(span_object_addr(s, 0) - s->base),
         .pair = s->div_magic && s->elem_size >= 16 && s->elem_size <= MIN_HEADER_SIZE,
+        .written = m->state[page_of(h, s->base)] & PAGE_DIRTY,
     };
+    note_maps(h, page, s, &m->sure[page]);
 }
 
 /* Copies of what every store reads, which a store through a pointer might have changed as far as the compiler sees. */
@@ -60,7 +88,8 @@ typedef struct {
     char *base; /* + offset in the heap: its byte */
     const sure_page *sure;
     const uint64_t (*bits)[PAGE_BIT_WORDS];
-    uint64_t arena, extent, batch; /* extent: bytes from the first arena to where no page has been yet */
+    uint64_t arena, extent; /* extent: bytes from the first arena to where no page has been yet */
+    uint32_t batch;
 } store_batch;
 
 typedef struct {
@@ -76,23 +105,44 @@ static inline const sure_page *page_at(const store_batch *b, uint64_t off) {
     return s;
 }
 
-static inline uint64_t slot_at(const sure_page *s, uint64_t off) { return (off - s->first) * s->magic >> 32; }
+/* Bytes from the span to a place in the heap. */
+static inline uint64_t in_span(const sure_page *s, uint64_t off) { return off - ((uint64_t)s->first << PAGE_SHIFT); }
+
+static inline uint64_t slot_at(const sure_page *s, uint64_t off) { return in_span(s, off) * s->magic >> 32; }
+static inline uint64_t in_slot(const sure_page *s, uint64_t off) { return in_span(s, off) - slot_at(s, off) * s->size; }
 
 /* ---- checking: true is certain, false says only that nothing is known ---- */
 
-static inline bool is_word(const store_batch *b, uint64_t object, uint64_t offset) {
+static NOINLINE bool is_typed_word(const pymem_heap *h, uint64_t off) {
+    const mspan *s = span_at(h, off >> PAGE_SHIFT);
+    uint64_t addr = off + h->config.arena_base;
+    uint32_t slot = span_slot_of(s, addr);
+    return memory_is_pointer_word(h, s, slot, addr - s->base - slot * s->elem_size);
+}
+
+/* The heap bits of a page lie as its words do. */
+static inline bool is_pointer_word(const store_batch *b, const sure_page *s, uint64_t word, uint64_t off) {
+    uint64_t i = (off & (PAGE_SIZE - 1)) / 8;
+    if (s->mask >> (word & 63) & 1) return true;
+    if (s->rest == REST_BITS) return memory_heap_bits(b->h->memory, off >> PAGE_SHIFT, s->size)[i >> 6] >> (i & 63) & 1;
+    return s->rest == REST_TYPES && is_typed_word(b->h, off);
+}
+
+/* The word's page if the word is certainly one. */
+static inline const sure_page *word_page(const store_batch *b, uint64_t object, uint64_t offset) {
     uint64_t off = object - b->arena;
     const sure_page *s = page_at(b, off);
-    if (off - s->first >= s->living || (object | offset) & 7) return false;
-    uint64_t in_slot = off - s->first - slot_at(s, off) * s->size;
-    return in_slot >= s->header && offset + 7 < s->size - in_slot; /* offset + 8 might be 0 */
+    if (in_span(s, off) >= s->living || (object | offset) & 7) return NULL;
+    uint64_t at = in_slot(s, off);
+    if (at < s->header || offset + 7 >= s->size - at) return NULL; /* offset + 8 might be 0 */
+    return is_pointer_word(b, s, (at - s->header + offset) / 8, off + offset) ? s : NULL;
 }
 
 static inline bool is_target(const store_batch *b, uint64_t target) {
     uint64_t off = target - b->arena;
     const sure_page *s = page_at(b, off);
-    if (off - s->first >= s->living) return !target;
-    return !s->header || off - s->first - slot_at(s, off) * s->size >= s->header;
+    if (in_span(s, off) >= s->living) return !target;
+    return !s->header || in_slot(s, off) >= s->header;
 }
 
 /* The page where a column begins and ends, or an unknown one: neighbours mostly share a span. */
@@ -101,22 +151,28 @@ static inline const sure_page *shared_page(const store_batch *b, const uint64_t 
     return first >> PAGE_SHIFT == last >> PAGE_SHIFT ? page_at(b, first) : &unknown;
 }
 
-/* Whether all words lie in the living objects of one span. The sign of a word tells that one of the differences or-ed
- * into it was below 0; what is 2^63 or more shows its own. */
+static inline uint64_t span_addr(const sure_page *s, uint64_t arena) {
+    return arena + ((uint64_t)s->first << PAGE_SHIFT);
+}
+
+/* Whether all words lie in the living objects of one span whose mask has them. The sign of a word tells that one of the
+ * differences or-ed into it was below 0, or that a word's bit was 0; what is 2^63 or more shows its own. A span with
+ * headers has no mask. */
 static INLINE bool are_words(const sure_page *s, uint64_t arena, columns c, uint64_t n) {
-    uint64_t first = s->first + arena, last = s->living - 1ull, header = s->header, end = s->size - 8ull;
+    uint64_t first = span_addr(s, arena), last = s->living - 1ull, end = s->size - 8ull, mask = s->mask;
     uint64_t wrong = 0, low = 0;
+    if (!mask) return false;
     for (uint64_t k = 0; k < n; k++) {
         uint64_t at = c.objects[k] - first, slot = (uint64_t)(uint32_t)at * s->magic >> 32;
-        uint64_t in_slot = at - slot * s->size, offset = c.offsets[k];
-        wrong |= at | (last - at) | (in_slot - header) | offset | (end - in_slot - offset);
+        uint64_t from_slot = at - slot * s->size, offset = c.offsets[k], word = from_slot + offset;
+        wrong |= at | (last - at) | offset | (end - word) | ~(mask >> (word / 8 & 63) << 63);
         low |= at | offset;
     }
     return s->living && !(wrong >> 63 | (low & 7));
 }
 
 static INLINE bool are_targets(const sure_page *s, uint64_t arena, const uint64_t *targets, uint64_t n) {
-    uint64_t first = s->first + arena, last = s->living - 1ull, wrong = 0;
+    uint64_t first = span_addr(s, arena), last = s->living - 1ull, wrong = 0;
     for (uint64_t k = 0; k < n; k++) {
         uint64_t at = targets[k] - first;
         wrong |= at | (last - at);
@@ -131,12 +187,27 @@ static INLINE void prefetch_words(const store_batch *b, columns c) {
         __builtin_prefetch((const void *)((uintptr_t)b->base + (c.objects[k] - b->arena + c.offsets[k])), 1);
 }
 
-static INLINE bool words_known(const store_batch *b, columns c, bool another) {
-    if (are_words(shared_page(b, c.objects, BLOCK), b->arena, c, BLOCK)) return true;
+/* *written: all their spans are known to be dirty. */
+static INLINE bool words_known(const store_batch *b, columns c, bool another, uint8_t *written) {
+    const sure_page *s = shared_page(b, c.objects, BLOCK);
+    *written = s->written;
+    if (are_words(s, b->arena, c, BLOCK)) return true;
     if (another) prefetch_words(b, c);
-    for (uint64_t k = 0; k < BLOCK; k++)
-        if (!is_word(b, c.objects[k], c.offsets[k])) return false;
+    *written = 1;
+    for (uint64_t k = 0; k < BLOCK; k++) {
+        if (!(s = word_page(b, c.objects[k], c.offsets[k]))) return false;
+        *written &= s->written;
+    }
     return true;
+}
+
+/* Only what is stored makes a span dirty, not what a block's check has looked at. */
+static NOINLINE void note_written(const store_batch *b, const uint64_t *objects, uint64_t n) {
+    for (uint64_t k = 0; k < n; k++) {
+        sure_page *s = &b->h->memory->sure[(objects[k] - b->arena) >> PAGE_SHIFT];
+        s->written = 1;
+        memory_written(b->h->memory, s->first);
+    }
 }
 
 /* *shared is unknown afterwards unless all lie in its span. */
@@ -164,7 +235,7 @@ static void flush(pymem_heap *h, barrier_buffer *buffer) {
 /* Of an address on a page that is known. */
 static inline uint64_t marked_bit(const store_batch *b, const sure_page *s, uint64_t off) {
     uint64_t slot = slot_at(s, off);
-    return b->bits[s->first >> PAGE_SHIFT][slot >> 6 << s->pair] >> (slot & 63) & 1;
+    return b->bits[s->first][slot >> 6 << s->pair] >> (slot & 63) & 1;
 }
 
 static inline uint64_t is_white(const store_batch *b, uint64_t target) {
@@ -176,7 +247,7 @@ static inline uint64_t is_white(const store_batch *b, uint64_t target) {
 static inline bool may_be_white(const store_batch *b, uint64_t old) {
     uint64_t off = old - b->arena;
     const sure_page *s = page_at(b, off);
-    return off - s->first >= s->living || !marked_bit(b, s, off);
+    return in_span(s, off) >= s->living || !marked_bit(b, s, off);
 }
 
 static inline uint64_t *word_at(const store_batch *b, columns c, uint64_t k) {
@@ -223,15 +294,27 @@ static INLINE void store_shading(const store_batch *b, barrier_buffer *buffer, c
  * word comes twice: what the second store removes is the first one's target. */
 static INLINE bool store_block(const store_batch *b, barrier_buffer *buffer, bool marking, columns c, bool another) {
     const sure_page *shared = shared_page(b, c.targets, BLOCK);
-    if (!words_known(b, c, another) || !targets_known(b, c.targets, &shared)) return false;
+    uint8_t written;
+    if (!words_known(b, c, another, &written) || !targets_known(b, c.targets, &shared)) return false;
+    if (__builtin_expect(!written, 0)) note_written(b, c.objects, BLOCK);
     if (!marking || (buffer->quiet && all_marked(b, c.targets, shared) && all_nil(b, c))) store_plain(b, c, BLOCK);
     else store_shading(b, buffer, c, BLOCK);
     return true;
 }
 
+/* The word of a store; in one that is no pointer's no mark would find the target. */
+static int pointer_word(pymem_heap *h, uint64_t object, uint64_t offset, uint64_t **word) {
+    int rc = memory_word(h, object, offset, word);
+    if (rc || is_typed_word(h, object + offset - h->config.arena_base)) return rc;
+    return fail(h, PYMEM_EADDRESS,
+                "the word at offset %llu from 0x%llx holds no pointer, so what is stored there would be lost: give a "
+                "place where the object's type has a pointer",
+                (ull)offset, (ull)object);
+}
+
 static int store_looked_up(pymem_heap *h, barrier_buffer *buffer, uint64_t object, uint64_t offset, uint64_t target) {
     uint64_t *word;
-    int rc = memory_word(h, object, offset, &word);
+    int rc = pointer_word(h, object, offset, &word);
     if (rc) return rc;
     if (!memory_is_target(h, target))
         return fail(h, PYMEM_EADDRESS, "0x%llx is no living object's address, so nothing may point there", (ull)target);
@@ -239,6 +322,7 @@ static int store_looked_up(pymem_heap *h, barrier_buffer *buffer, uint64_t objec
         buffer->addrs[buffer->n++] = *word;
         buffer->addrs[buffer->n++] = target;
     }
+    memory_written(h->memory, page_of(h, mheap_span_of(h, object)->base));
     *word = target;
     return PYMEM_OK;
 }
@@ -248,9 +332,11 @@ static NOINLINE int store_each(pymem_heap *h, const store_batch *b, barrier_buff
                                uint64_t *done) {
     for (uint64_t k = 0; k < n; k++, ++*done) {
         columns one = {c.objects + k, c.offsets + k, c.targets + k};
-        bool known = is_word(b, *one.objects, *one.offsets) && is_target(b, *one.targets);
+        const sure_page *s = word_page(b, *one.objects, *one.offsets);
+        bool known = s && is_target(b, *one.targets);
         int rc = known ? PYMEM_OK : store_looked_up(h, buffer, *one.objects, *one.offsets, *one.targets);
         if (rc) return rc;
+        if (known && !s->written) note_written(b, one.objects, 1);
         if (known && h->mark) store_shading(b, buffer, one, 1);
         else if (known) store_plain(b, one, 1);
     }
@@ -290,13 +376,21 @@ static CLONES int store_marking(pymem_heap *h, columns c, uint64_t n, uint64_t *
     return store_blocks(h, true, c, n, done);
 }
 
+/* The count comes round after 2^32 batches: nothing of those before may look new then. */
+static void next_batch(pymem_heap *h) {
+    object_memory *m = h->memory;
+    if (++m->batch) return;
+    memset(m->sure, 0, h->cur_page * sizeof *m->sure);
+    m->batch = 1;
+}
+
 int memory_store(pymem_heap *h, const uint64_t *objects, const uint64_t *offsets, const uint64_t *targets, uint64_t n,
                  uint64_t *done) {
     columns c = {objects, offsets, targets};
     *done = 0;
     int rc = n ? memory_on(h) : PYMEM_OK;
     if (rc || !n) return rc;
-    h->memory->batch++;
+    next_batch(h);
     h->memory->points = true;
     return h->mark ? store_marking(h, c, n, done) : store_outside(h, c, n, done);
 }

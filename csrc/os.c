@@ -8,6 +8,7 @@
 #include "fault.h"
 #include "internal.h"
 
+enum { GRAIN = 64 << 10 }; /* the largest page that a processor of today has: a multiple of whole pages */
 enum { KEPT_FIRST = 256 << 10, KEPT_LAST = 8 << 20, KEPT_ALIGN = 8, HUGE_PAGE = 2 << 20, GIVEN_BACK = 1 << 20 };
 
 void *os_alloc(pymem_heap *h, size_t size) {
@@ -43,12 +44,17 @@ void *os_reserve(pymem_heap *h, size_t size) {
 
 void os_unreserve(void *p, size_t size) { munmap(p, size); }
 
-/* Of what was reserved. Large pieces are given back: they read as zeros, and take memory again only where written to.
- */
-void os_zero(char *p, size_t size) {
-    size_t whole = size & ~(size_t)(PAGE_SIZE - 1);
-    if (whole < GIVEN_BACK || (uintptr_t)p % PAGE_SIZE || madvise(p, whole, MADV_DONTNEED)) whole = 0;
+/* Of what was reserved, a large piece: it reads as zeros, and takes memory again only where written to. False: it is as
+ * it was. */
+bool os_give_back(char *p, size_t size) {
+    size_t whole = size & ~(size_t)(GRAIN - 1);
+    if (whole < GIVEN_BACK || madvise(p, whole, MADV_DONTNEED)) return false; /* it refuses what is not aligned */
     memset(p + whole, 0, size - whole);
+    return true;
+}
+
+void os_zero(char *p, size_t size) {
+    if (!os_give_back(p, size)) memset(p, 0, size);
 }
 
 /* ---- memory kept until the heap goes ----

@@ -146,6 +146,18 @@ class TypeTable:
         """Return for each type id whether its values hold no pointers; objects without a type may hold some."""
         return self._noscan[ids]
 
+    def check_noscan(self, type_: GoType) -> None:
+        """Raise ConfigError where an object of a type with pointers would be one without: a mark would miss them."""
+        if type_.layout is not None and not type_.noscan:
+            raise ConfigError(
+                f"noscan=True, but a {type_.name} has pointers: leave noscan out, the type says it"
+            )
+
+    def check_noscans(self, ids: npt.NDArray[np.uint32], noscan: npt.NDArray[np.uint8] | bool) -> None:
+        """Do so for many objects."""
+        for id_ in np.unique(ids if noscan is True else ids[:0] if noscan is False else ids[noscan != 0]):
+            self.check_noscan(self.types[id_])
+
     def check_size(self, id_: int, size: int) -> None:
         """Raise SizeError where an object would hold a part of a value."""
         type_ = self.types[id_]

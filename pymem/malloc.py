@@ -100,6 +100,8 @@ def _type(table: TypeTable, type_: AnyType, noscan: bool | None) -> tuple[int, b
     if type(type_) is int and type_ == 0:
         return 0, bool(noscan)
     found = table.find(type_)
+    if noscan:
+        table.check_noscan(found)
     return found.id, found.noscan if noscan is None else bool(noscan)
 
 
@@ -119,11 +121,14 @@ def _kinds(table: TypeTable, types: Any, noscan: Any, n: int) -> _Kinds:
     if np.ndim(types) == 0:
         id_, default = _type(table, types, None)
         ids = np.full(n, id_, np.uint32) if id_ else None
-        noscan = default if noscan is None else noscan
+        flags = default if noscan is None else noscan
     else:
         ids = table.ids(types, n)
-        noscan = table.noscan(ids) if noscan is None else noscan
-    return _Kinds(ids, bool(noscan) if np.ndim(noscan) == 0 else mask(noscan, n))
+        flags = table.noscan(ids) if noscan is None else noscan
+    kinds = _Kinds(ids, bool(flags) if np.ndim(flags) == 0 else mask(flags, n))
+    if noscan is not None and ids is not None:
+        table.check_noscans(ids, kinds.noscan)
+    return kinds
 
 
 def _same(heap: Heap, proc: int, size: int, kind: tuple[int, bool], addrs: UInt64s) -> None:

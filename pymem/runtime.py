@@ -267,7 +267,8 @@ class Runtime:
     def malloc(self, size: int, *, noscan: bool | None = None, type: AnyType = 0, p: int = 0) -> int:
         """Allocate an object of `size` bytes on P p and return its address.
 
-        noscan: it holds no pointers; left out, the type says so, and an object without a type may hold some.
+        noscan: it holds no pointers; left out, the type says so, and an object without a type may hold some. For a type
+        that has pointers noscan=True is a ConfigError.
         An object of 0 bytes takes no slot: its address is `pymem.ZERO_BASE`. SizeError for what is no size, MemoryError
         when the address space is used up. Go: mallocgc.
         """
@@ -311,6 +312,8 @@ class Runtime:
 
         where: an offset in bytes, or a field's path in the object's type, such as `children[2].next`; in an object of
         several values `[5].next` is the sixth's. Of a slice, string or interface it is the word that points.
+        AddressError for a word that holds no pointer by the object's type, or in an object without any (noscan): no
+        mark would find what it points to.
         """
         graph.store(self._heap, self._types, obj, where, target)
 
@@ -322,7 +325,7 @@ class Runtime:
         """Store many pointers in order, in one call: targets[i] into src[i] at offsets[i].
 
         An offset or a target may be one number for all; `T.pointer_at("left")` is a field's. AddressError names the
-        first that is none of a living object; those before it are stored.
+        first that is none of a living object or no pointer's place; those before it are stored.
         """
         graph.store_batch(self._heap, src, offsets, targets)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from pymem import types
 from pymem._arrays import pointer
 from pymem._native import ffi, lib
 from pymem.env import read_settings
+from pymem.errors import AddressError
 from pymem.gc.controller import TriggerKind
 
 _TRACE_ALL = {"GODEBUG": "gctrace=1,gcpacertrace=1,scavtrace=1"}
@@ -99,10 +101,10 @@ class Program:
         return len(gone)
 
     def _link(self) -> int:
-        """Store pointers between held objects: where a word fits."""
+        """Store pointers between held objects: where a word fits and is a pointer's. Return how many were stored."""
         if self.rt._gc.liveness == "record":
             return 0
-        done = ffi.new("uint64_t *")
+        done, stored = ffi.new("uint64_t *"), 0
         for _ in range(min(len(self.held), 100)):
             src, target = self.rng.choice(self.held), self.rng.choice(self.held)
             found = self.rt.object_at(src)
@@ -110,8 +112,10 @@ class Program:
             if room < 8 or src % 8:
                 continue
             row = ffi.new("uint64_t[3]", [src, self.rng.randrange(room // 8) * 8, target])
-            self.rt._heap.call(lib.pymem_store_batch, row, row + 1, row + 2, 1, done)
-        return len(self.held)
+            with suppress(AddressError):
+                self.rt._heap.call(lib.pymem_store_batch, row, row + 1, row + 2, 1, done)
+            stored += done[0]
+        return stored
 
     def _procs(self) -> int:
         return self.rt.gomaxprocs(self.rng.randint(1, 4))

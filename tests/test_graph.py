@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,6 +114,63 @@ def test_new_is_zero(rt: pymem.Runtime) -> None:
         assert collect(rt).objects_marked == 0
 
 
+def resident() -> int:
+    """Bytes of this process that lie in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+@pytest.mark.parametrize(("size", "n"), [(64, 500_000), (1024, 30_000), (20_000, 1500), (32 << 20, 1)])
+def test_reused_slots_that_nobody_wrote_to_take_no_memory(rt: pymem.Runtime, size: int, n: int) -> None:
+    rt.globals["keep"] = rt.new(NODE)
+    rt.malloc_batch(size, n, noscan=True)
+    collect(rt)
+    before = resident()
+    rt.malloc_batch(size, n, noscan=True)
+    assert resident() - before < 8 << 20
+
+
+def test_memory_of_a_large_object_goes_with_it(rt: pymem.Runtime) -> None:
+    before = resident()
+    rt.view(rt.malloc(64 << 20, noscan=True))[:] = 255
+    assert resident() - before > 60 << 20
+    collect(rt)
+    assert resident() - before < 8 << 20
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=15, deadline=None)
+def test_new_objects_are_zero(seed: int) -> None:
+    """Whoever wrote to their slots or pages before, with compaction, and in a fork."""
+    rng, names = random.Random(seed), [f"v{i}" for i in range(12)]
+    compaction = rng.random() < 0.5
+    rt = pymem.Runtime(compaction=compaction)
+    for step in range(rng.randrange(4, 12)):
+        for name in names:
+            rt.globals[name] = some_written(rt, rng)
+        rt.gc()
+        for name in rng.sample(names, 9):
+            rt.globals[name] = 0
+        if step % 3 == 0:
+            rt.gc()
+        if step % 4 == 3 and not compaction:
+            rt = rt.fork()
+    rt.check()
+
+
+def some_written(rt: pymem.Runtime, rng: random.Random) -> int:
+    """Return one of several new objects, which were all zero, and some of which were written to."""
+    size, noscan = rng.choice([8, 24, 96, 512, 600, 3000, 9000, 40_000, 2 << 20]), rng.random() < 0.5
+    typed = size % 24 == 0 and not noscan and rng.random() < 0.5
+    made = rt.malloc_batch(size, 5, noscan=noscan, types=NODE if typed else 0)
+    for addr in made.tolist():
+        assert not rt.load_batch([addr] * (size // 8), np.arange(0, size, 8)).any()
+    if rng.random() < 0.3:
+        rt.view(int(rng.choice(made)), types.byte, size)[:] = 1
+    if not noscan and rng.random() < 0.3:
+        rt.store_batch(made[rng.randrange(5) :], 0, int(made[0]))
+    return int(made[0])
+
+
 def test_new_batch(rt: pymem.Runtime) -> None:
     with pymem.Runtime() as other:
         assert rt.new_batch(NODE, 400).tolist() == [other.new(NODE) for _ in range(400)]
@@ -165,6 +224,48 @@ def test_store_of_a_foreign_address(rt: pymem.Runtime) -> None:
     node = rt.new(NODE)
     rt.store(node, "left", 0x500000)
     assert rt.load(node, "left") == 0x500000
+
+
+@pytest.mark.parametrize(
+    ("type_", "n", "offset"), [(NODE, 1, 16), (NODE, 50, 16 + 24 * 7), (WIDE, 1, 24), (NODE, 9000, 160_000)]
+)
+def test_store_where_no_pointer_is(rt: pymem.Runtime, type_: types.Type, n: int, offset: int) -> None:
+    """It would be freed while stored: no mark looks there. Nil is none either."""
+    obj = rt.new(type_, n)
+    for target in (obj, 0):
+        with pytest.raises(pymem.AddressError, match=rf"offset {offset} from {obj:#x} holds no pointer"):
+            rt.store(obj, offset, target)
+        with pytest.raises(pymem.AddressError, match="holds no pointer"):
+            rt.store_batch([obj] * 40, offset, target)
+
+
+def test_store_in_noscan(rt: pymem.Runtime) -> None:
+    for size in (8, 64, 1024, 100_000):
+        with pytest.raises(pymem.AddressError, match="holds no pointer"):
+            rt.store(rt.malloc(size, noscan=True), 0, 0)
+
+
+def test_store_in_what_was_not_asked_for(rt: pymem.Runtime) -> None:
+    """20 bytes lie in a slot of 24, the third word of which no mark reads."""
+    rt.new(NODE)  # before the first type or store only slots are known
+    obj = rt.malloc(20)
+    rt.store(obj, 8, obj)
+    with pytest.raises(pymem.AddressError, match="holds no pointer"):
+        rt.store(obj, 16, obj)
+
+
+def test_noscan_of_a_type_with_pointers(rt: pymem.Runtime) -> None:
+    plain = types.array(types.int64, 3)
+    with pytest.raises(pymem.ConfigError, match="a Node has pointers"):
+        rt.malloc(24, type=NODE, noscan=True)
+    for flags in (True, [False, True, True]):
+        with pytest.raises(pymem.ConfigError, match="a Node has pointers"):
+            rt.malloc_batch([24] * 3, types=[NODE, plain, NODE], noscan=flags)
+        with pytest.raises(pymem.ConfigError, match="a Node has pointers"):
+            rt.malloc_batch(24, 3, types=NODE, noscan=flags)
+    made = rt.malloc_batch([24] * 3, types=[NODE, plain, plain], noscan=[False, True, False])
+    assert [rt.object_at(a).noscan for a in made.tolist()] == [False, True, False]
+    assert rt.object_at(rt.malloc(24, type=rt.register_type("any", 24), noscan=True)).noscan
 
 
 def test_batch(rt: pymem.Runtime) -> None:

@@ -18,7 +18,10 @@ from strategies import seeds
 import pymem
 from pymem._native import ffi, lib
 
-NODE, WORDS = 1, 2
+NODE, WORDS, HEAD, ENDS = 1, 2, 3, 4
+"""Types: all of 32 bytes, all of 8, the first of 2 words, the first and the last of 3."""
+POINTERS = {0: (8, {0}), NODE: (32, {0, 8, 16, 24}), WORDS: (8, {0}), HEAD: (16, {0}), ENDS: (24, {0, 16})}
+"""By type: bytes of an element, and the offsets of its pointers."""
 BLOCK = 16
 """Stores that the core checks at a time."""
 
@@ -29,8 +32,9 @@ Store = tuple[int, int, int]
 def new_core() -> Core:
     core = Core()
     core.proc_new()
-    core.type_add(NODE, 32, (0, 1, 2, 3))
-    core.type_add(WORDS, 8, (0,))
+    for type_, (size, offsets) in POINTERS.items():
+        if type_:
+            core.type_add(type_, size, [k // 8 for k in sorted(offsets)])
     return core
 
 
@@ -67,6 +71,10 @@ def wrong_stores(core: Core, nodes: list[int]) -> dict[str, Store]:
     dead, large, wide = nodes.pop(), core.malloc(0, 100_000, False, WORDS), core.malloc(0, 1024, False, WORDS)
     core.mark_dead([dead])
     free = core.malloc(0, 32, False, NODE) + 32
+    core.malloc(0, 48, False, HEAD)  # two maps on its page
+    heads = {size: core.malloc(0, size, False, HEAD) for size in (16, 1024, 100_000)}
+    ends = {size: core.malloc(0, size, False, ENDS) for size in (24, 48, 1200, 120_000)}
+    plain = {size: core.malloc(0, size, True) for size in (8, 32, 1024, 100_000)}
     return {
         "NoObject": (12345, 0, node),
         "FreeObject": (free, 0, node),
@@ -87,6 +95,10 @@ def wrong_stores(core: Core, nodes: list[int]) -> dict[str, Store]:
         "TargetInHeader": (node, 0, wide - 8),
         "TargetInTail": (node, 0, node - node % PAGE + PAGE - 8),
         "TargetOnFreePage": (node, 0, BASE + 300 * PAGE),
+        **{f"NoPointerIn{size}": (a, size - 8, node) for size, a in heads.items()},
+        **{f"NoPointerAmong{size}": (a + 24, size - 40, node) for size, a in ends.items() if size > 24},
+        "NoPointerAmong24": (ends[24], 8, 0),
+        **{f"Noscan{size}": (a, 0, node) for size, a in plain.items()},
     }
 
 
@@ -239,12 +251,14 @@ class Twins:
     batch: Core
     single: Core
     sizes: dict[int, int]
-    """bytes that may be written, by address of a living object"""
+    """bytes from the object to its slot's end, by address of a living object"""
+    places: dict[int, list[int]]
+    """offsets of pointers, by address of a living object that has some"""
     dead: list[int]
 
     @staticmethod
     def make(seed: int) -> Twins:
-        return Twins(a := new_core(), new_core(), {}, [])._fill(seed, a)
+        return Twins(a := new_core(), new_core(), {}, {}, [])._fill(seed, a)
 
     def _fill(self, seed: int, first: Core) -> Twins:
         for core in (self.batch, self.single):
@@ -258,23 +272,28 @@ class Twins:
             core.mark_dead(self.dead)
             self.sizes = {a: core.object_at(a).slot_size for a in addrs if a not in set(self.dead)}
         for a, slot in self.sizes.items():
-            self.sizes[a] = slot - 8 if first.object_at(a).slot_size > 512 and a % 16 == 8 else slot
+            found = first.object_at(a)
+            self.sizes[a] = slot - 8 if found.slot_size > 512 and a % 16 == 8 else slot
+            size, offsets = POINTERS[found.type]
+            if not found.noscan:
+                self.places[a] = [k for k in range(0, self.sizes[a], 8) if k % size in offsets]
         return self
 
     @staticmethod
     def _some(core: Core, rng: random.Random) -> list[int]:
-        size = rng.choice([8, 16, 24, 32, 32, 48, 96, 512, 520, 1024, 9000, 40_000])
-        return core.malloc_same(
-            0, size, rng.random() < 0.2, 0, rng.choice([1, 20, 300 if size < 1000 else 5])
-        )
+        size = rng.choice([8, 16, 24, 32, 32, 48, 96, 512, 520, 1024, 9000, 40_000, 48_000])
+        type_ = rng.choice([0, 0, *(t for t, (of, _) in POINTERS.items() if size % of == 0)])
+        noscan = rng.random() < 0.2
+        n = rng.choice([1, 20, 300 if size < 1000 else 5])
+        return core.malloc_same(0, size, noscan, 0 if noscan else type_, n)
 
     def stores(self, rng: random.Random, n: int, *, wild: float) -> list[Store]:
-        addrs, out = list(self.sizes), list[Store]()
+        addrs, owners, out = list(self.sizes), list(self.places), list[Store]()
         start, near = rng.randrange(len(addrs)), rng.random() < 0.5
         for i in range(n):
-            a = addrs[(start + i) % len(addrs)] if near else rng.choice(addrs)
+            a = owners[(start + i) % len(owners)] if near else rng.choice(owners)
             b = addrs[(start + i * 3) % len(addrs)] if rng.random() < 0.5 else rng.choice(addrs)
-            offset = 8 * rng.randrange(self.sizes[a] // 8) if rng.random() < 0.3 else 0
+            offset = rng.choice(self.places[a]) if rng.random() < 0.3 else 0
             target = rng.choice([b, b, b, b + self.sizes[b] - 1, 0, 0x500000] if rng.random() < 0.1 else [b])
             out.append((a, offset, target))
         if rng.random() < wild:
@@ -284,6 +303,7 @@ class Twins:
     def _wrong(self, rng: random.Random, addrs: list[int]) -> Store:
         a = rng.choice(addrs)
         kinds = [(a, 8 * rng.randrange(20_000), a), (a, 4, a), (a + 1, 0, a), (0, 0, 0), (1 << 63, 0, a)]
+        kinds.append((a, 8 * rng.randrange(self.sizes[a] // 8), a))
         if self.dead:
             kinds += [(self.dead[0], 0, a), (a, 0, self.dead[0]), (a, 0, self.dead[-1])]
         return rng.choice(kinds)
@@ -317,8 +337,7 @@ def test_batch_equals_stores_one_by_one(seed: int) -> None:
 def test_column_that_the_stores_change(marking: bool) -> None:
     """Views of objects as columns: each store sees what those before it have written, and so does its check."""
     with pymem.Runtime() as rt:
-        words = rt.new(pymem.types.uintptr, 64)
-        node = rt.new(pymem.types.array(pymem.types.uintptr, 4))
+        words, node = rt.malloc(512), rt.malloc(32)
         if marking:
             rt._heap.call(lib.pymem_gc_begin, 0)
             rt._heap.call(lib.pymem_mark_start_graph, 0)
@@ -336,7 +355,7 @@ def test_column_that_the_stores_change(marking: bool) -> None:
 def test_wide_columns_of_any_integer() -> None:
     """Signed and strided columns are what they say; a negative number is none."""
     with pymem.Runtime() as rt:
-        nodes = rt.new_batch(pymem.types.array(pymem.types.uintptr, 4), 100)
+        nodes = rt.malloc_batch(32, 100)
         rt.store_batch(nodes[::2], np.full(50, 8), nodes[1::2].astype(np.int64))
         assert rt.load_batch(nodes[::2], 8).tolist() == nodes[1::2].tolist()
         with pytest.raises(pymem.AddressError, match="element 3 is negative"):
