@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pymem._arguments import whole
 from pymem._native import ffi, lib
 from pymem.errors import ConfigError
 from pymem.gc.costs import Costs
 from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS, Collector
+from pymem.gc.gonumbers import MAX_INT64
 from pymem.gc.pacer import GoPacer
 from pymem.gc.state import CycleRecord, GCStats
 from pymem.replay import (
@@ -257,9 +259,9 @@ def rerun(
 
     """
     percent, limit = parse_gogc(gogc), parse_memory_limit(memory_limit)
-    procs = source.procs if gomaxprocs is None else gomaxprocs
-    if not 1 <= procs <= MOST_PROCS:
-        raise ConfigError(f"gomaxprocs={procs}: give 1 to {MOST_PROCS:,}")
+    procs = whole("gomaxprocs", source.procs if gomaxprocs is None else gomaxprocs, 1, MOST_PROCS)
+    if globals_bytes is not None:
+        globals_bytes = whole("globals_bytes", globals_bytes, 0, MAX_INT64)
     if not 0 < time_scale < float("inf"):
         raise ConfigError(
             f"time_scale={time_scale}: give how many times the recorded time the program takes, such as 0.9"
