@@ -500,7 +500,11 @@ class Runtime:
 
     @property
     def metadata_bytes(self) -> int:
-        """Bytes of this machine that the emulated heap takes: all of its bookkeeping; objects have no bytes."""
+        """Bytes of this machine that the heap's bookkeeping takes.
+
+        Not what objects hold and their pointer maps: once a type, a root or a store was used, each has as many bytes
+        as it was given, and takes memory of this machine for those that were written to, 4 KB or more at a time.
+        """
         return int(lib.pymem_metadata_bytes(self._heap.handle))
 
     def check(self) -> None:
