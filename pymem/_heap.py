@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from pymem._arguments import whole
 from pymem._native import check, ffi, lib
 from pymem.errors import ClosedError, ConfigError, ThreadError
 
@@ -24,13 +24,6 @@ _GUESS = 1 << 28
 """Bytes that a snapshot is first given room for, at most."""
 _MAX_BASE = 1 << 47
 _MAX_SPACE = 1 << 46
-
-
-def _whole(what: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ConfigError(f"{what}={value!r}: give a whole number") from None
 
 
 class Heap:
@@ -50,9 +43,9 @@ class Heap:
         birth_fault: int = 0,
         scan_sparse: bool = False,
     ) -> None:
-        arena_base = _whole("arena_base", arena_base)
-        address_space = _whole("address_space", address_space)
-        padding_pages = _whole("heap_padding_pages", padding_pages)
+        arena_base = whole("arena_base", arena_base)
+        address_space = whole("address_space", address_space)
+        padding_pages = whole("heap_padding_pages", padding_pages)
         if arena_base % ARENA_SIZE or not 0 < arena_base < _MAX_BASE:
             raise ConfigError(f"arena_base={arena_base:#x}: give a multiple of 64 MB between 0 and 2**47")
         if not ARENA_SIZE <= address_space <= _MAX_SPACE:

@@ -67,12 +67,13 @@ class TypeTable:
             return known
         new = GoType(len(self.types), type_.name, type_.size, type_.noscan, type_)
         if new.size:
-            words = type_.pointer_words()
+            part = type_.repeated()
+            words = part.pointer_words()
             mask = pointer("uint64_t", words)
             self._heap.call(
                 lib.pymem_memory_on
             )  # before its objects: later their sizes are known by slot only
-            self._heap.call(lib.pymem_type_add, new.id, new.size, type_.ptrdata, mask, len(words))
+            self._heap.call(lib.pymem_type_add, new.id, part.size, part.ptrdata, mask, len(words))
         self._by_layout[type_] = new
         return self._add(new)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from pymem._arguments import instance, whole
 from pymem.errors import ConfigError, SizeError
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ WORD = 8
 """Bytes of a pointer."""
 _MOST = 1 << 50
 """Bytes that no type reaches. Go: types.MaxWidth."""
+_LONG = 1 << 15
+"""Bytes of an array whose pointer map is kept word by word."""
+_MOST_MASK = 1 << 33
+"""Bytes that a mask written out may stand for: it takes an eighth of them."""
 _MOST_CHAN = 1 << 16
 """Bytes that no channel's element reaches."""
 _STEP = re.compile(r"\.?([^\W\d]\w*)|\[(\d+)\]")
@@ -178,6 +183,7 @@ class Type:
 
         Fields of embedded structs are found as in Go, the least deep first. A path does not go through pointers.
         """
+        instance("path", path, str, "a text such as 'children[2].next'")
         here, at = Field("", 0, self), 0
         while at < len(path) or not path:
             step = _STEP.match(path, at)
@@ -232,12 +238,16 @@ class Type:
         bits[: len(mask)] = mask
         return np.packbits(bits, bitorder="little").view(np.uint64)
 
+    def repeated(self) -> Type:
+        """Return a type whose pointer map, again and again, is this one's: of a long array a few of its elements."""
+        return self
+
     def pointer_at(self, path: str) -> int:
         """Return the offset of the pointer in a field: of a slice's or string's bytes, an interface's value.
 
         The empty path is the type itself.
         """
-        offset = self._paths.get(path)
+        offset = self._paths.get(instance("path", path, str, "a text such as 'children[2].next'"))
         if offset is None:
             field = self.field(path) if path else Field("", 0, self)
             words = np.flatnonzero(field.type.pointer_mask())
@@ -364,7 +374,8 @@ def _bind(target: Type, name: str) -> None:
 
 def named(name: str, type_: Type) -> Type:
     """Return a new type of this name that is built like another; the name is bound in it."""
-    new = renamed(name, type_)
+    instance("a type's name", name, str, "a text")
+    new = renamed(name, instance(f"type {name!r}", type_, Type, "one of pymem.types"))
     _bind(new, name)
     return new
 
@@ -590,8 +601,7 @@ class Array(_Of, Type):
     __slots__ = ("_elem", "length")
 
     def __init__(self, elem: Type, length: int) -> None:
-        if length < 0:
-            raise SizeError(f"an array of {length} elements: give 0 or more")
+        length = whole("an array's length", length, 0, error=SizeError)
         last = elem.size * (length - 1) + elem.ptrdata if length and elem.ptrdata else 0
         super().__init__(Kind.ARRAY, size=elem.size * length, align=elem.align, ptrdata=last)
         self._elem, self.length = Ref(elem), length
@@ -607,10 +617,23 @@ class Array(_Of, Type):
             raise ConfigError(f"{self} has no element [{index}]: the last is [{self.length - 1}]")
         return Field("", index * self.elem.size, self.elem)
 
+    def repeated(self) -> Type:
+        """Return a few of its elements where a map of all would be long."""
+        if self.ptrdata <= _LONG:
+            return self
+        elem = self.elem.repeated()
+        n = self.size // elem.size
+        many = next((k for k in range(_LONG // 8 // elem.size, 1, -1) if n % k == 0), 1)
+        return Array(elem, many) if many > 1 else elem
+
     def pointer_mask(self) -> npt.NDArray[np.bool_]:
         """Return the element's mask as often as there are elements."""
         if not self.ptrdata:
             return np.zeros(0, np.bool_)
+        if self.ptrdata > _MOST_MASK:
+            raise SizeError(
+                f"the pointer mask of {self} does not fit into memory: ask its element for its own"
+            )
         part = self.elem.pointer_mask()
         each = np.zeros((self.length, self.elem.size // WORD), np.bool_)
         each[:, : len(part)] = part
@@ -667,7 +690,7 @@ def _placed(fields: Sequence[tuple[str, Type, bool]]) -> Iterator[Field]:
 def _check_names(names: list[str]) -> None:
     own = [name for name in names if name != "_"]
     for name in own:
-        if not name.isidentifier():
+        if not instance("a field's name", name, str, "a Go identifier").isidentifier():
             raise ConfigError(f"field {name!r}: give a Go identifier")
     if len(set(own)) != len(own):
         twice = next(name for name in own if own.count(name) > 1)

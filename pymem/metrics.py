@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from pymem._arguments import instance
 from pymem.errors import ConfigError
 from pymem.gc.histogram import TimeHistogram
 from pymem.sched import STACK_MIN
@@ -119,12 +120,14 @@ def read(rt: MetricsSource, names: Iterable[str] | None = None) -> dict[str, Val
 
     Go: metrics.Read.
     """
+    if names is not None:
+        instance("names", names, Iterable, "a list of metrics' names")
     sample = _sample(rt)
     return {name: _one(sample, name) for name in (_METRICS if names is None else names)}
 
 
 def _one(sample: _Sample, name: str) -> Value:
-    if name not in _METRICS:
+    if not isinstance(name, str) or name not in _METRICS:
         raise ConfigError(f"there is no metric {name!r}: pymem.metrics.all() lists those there are")
     return _METRICS[name][1](sample)
 

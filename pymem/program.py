@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from pymem._arguments import whole
 from pymem.gc.costs import Costs
 from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS
+from pymem.gc.gonumbers import MAX_INT64
 from pymem.replay import EventSource, commits_of
 from pymem.workload.calibration import Calibration, calibrate
 from pymem.workload.columns import Columns, Event
@@ -112,6 +114,8 @@ def read_program(
 
     """
     costs = Costs() if costs is None else costs
+    if globals_bytes is not None:
+        globals_bytes = whole("globals_bytes", globals_bytes, 0, MAX_INT64)
     calibration = None
     if isinstance(source, TraceStream):
         if calibrated:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pymem._arguments import whole
 from pymem._native import ffi, lib
 from pymem.errors import ConfigError
 from pymem.gc.cycle import Collector
@@ -281,9 +282,7 @@ def rerun(
 
     """
     percent, limit = parse_gogc(gogc), parse_memory_limit(memory_limit)
-    procs = source.procs if gomaxprocs is None else gomaxprocs
-    if not 1 <= procs <= MOST_PROCS:
-        raise ConfigError(f"gomaxprocs={procs}: give 1 to {MOST_PROCS:,}")
+    procs = whole("gomaxprocs", source.procs if gomaxprocs is None else gomaxprocs, 1, MOST_PROCS)
     if not 0 < time_scale < float("inf"):
         raise ConfigError(
             f"time_scale={time_scale}: give how many times the recorded time the program takes, such as 0.9"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from pymem._arguments import instance
 from pymem._arrays import byte_count, pointer
 from pymem._native import ffi, lib
 from pymem.errors import ConfigError, PymemError
@@ -102,6 +103,7 @@ class Roots(_Names, MutableMapping[str, int]):
 
     def __setitem__(self, name: str, addr: int) -> None:
         value = _address(addr)
+        instance("a root's name", name, str, "a text")
         if name in self._slots:
             self._set.set(self._slots[name], [value])
             return

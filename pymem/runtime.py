@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from pymem import graph, inspect
+from pymem._arguments import duration, function, instance, whole
 from pymem._arrays import addresses, byte_count, pointer
 from pymem._heap import Heap
 from pymem._native import ffi, lib
@@ -21,6 +22,7 @@ from pymem.gc.gonumbers import MAX_INT64
 from pymem.gc.pacer import GoPacer
 from pymem.gc.state import GCStats
 from pymem.gotypes import AnyType, GoType, TypeTable
+from pymem.layout import Type
 from pymem.malloc import ZERO_BASE, malloc, malloc_batch
 from pymem.roots import Roots
 from pymem.sched import Cache, Goroutine, Scheduler
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 
     from pymem._arrays import UInt64s
     from pymem.gc.protocol import Pacer
-    from pymem.layout import Type
 
 __all__ = ["ZERO_BASE", "Runtime"]
 
@@ -107,6 +108,18 @@ class Runtime:
         percent, limit = parse_gogc(gogc), parse_memory_limit(memory_limit)
         if liveness not in ("graph", "record"):
             raise ConfigError(f"liveness={liveness!r}: give 'graph' or 'record'")
+        pacer = GoPacer() if pacer is None else pacer
+        for answer in ("trigger", "heap_goal", "set_gc_percent"):
+            function(
+                "pacer", getattr(pacer, answer, None), "a pymem.gc.pacer.GoPacer, or a Controller of your own"
+            )
+        if costs is not None:
+            instance("costs", costs, Costs, "a pymem.gc.costs.Costs")
+        if settings is not None:
+            instance("settings", settings, Settings, "what pymem.env.read_settings returns")
+        if trace is not None:
+            function("trace", getattr(trace, "write", None), "a text file open for writing")
+        start_unix_ns = whole("start_unix_ns", start_unix_ns)
         self._heap = Heap(
             arena_base=arena_base,
             address_space=address_space,
@@ -117,7 +130,6 @@ class Runtime:
         self.globals = Roots(self._heap, stack=False)
         """Global variables by name, each an address or 0: `rt.globals["root"] = addr`."""
         self._sched = Scheduler(self._heap, self._types, gomaxprocs=gomaxprocs, cache=cache)
-        pacer = GoPacer() if pacer is None else pacer
         pacer.set_gc_percent(-1 if percent is None else percent)
         pacer.set_memory_limit(limit)
         self._gc_stats = GCStats(start_unix_ns=start_unix_ns)
@@ -252,7 +264,7 @@ class Runtime:
         """
         _ = self._heap.handle
         if not isinstance(type, str):
-            return self._types.register_layout(type)
+            return self._types.register_layout(instance("type", type, Type, "one of pymem.types, or a name"))
         if size is None:
             raise ConfigError(f"type {type!r} without a size: give its bytes, or a type of pymem.types")
         return self._types.register(type, size, noscan)
@@ -417,7 +429,7 @@ class Runtime:
 
     def on_gc(self, observer: Callable[[GCEvent], None]) -> None:
         """Call the observer at every step of every cycle from now on. It may look at the runtime, not change it."""
-        self._gc.observers.append(observer)
+        self._gc.observers.append(function("observer", observer, "a function of one pymem GCEvent"))
 
     @property
     def moves(self) -> Moves | None:
@@ -469,12 +481,12 @@ class Runtime:
 
     def work(self, ns: float) -> None:
         """Let the program compute for so many nanoseconds of its own time; the background goes on beside it."""
-        self._gc.charge(_duration(ns))
+        self._gc.charge(duration(ns))
         self._gc.settle()
 
     def sleep(self, ns: float) -> None:
         """Let so many nanoseconds pass in which the program does nothing."""
-        self._gc.sleep(_duration(ns))
+        self._gc.sleep(duration(ns))
 
     # ---- statistics ----
 
@@ -489,7 +501,11 @@ class Runtime:
 
     @property
     def metadata_bytes(self) -> int:
-        """Bytes of this machine that the emulated heap takes: all of its bookkeeping; objects have no bytes."""
+        """Bytes of this machine that the heap's bookkeeping takes.
+
+        Not what objects hold and their pointer maps: once a type, a root or a store was used, each has as many bytes
+        as it was given, and takes memory of this machine for those that were written to, 4 KB or more at a time.
+        """
         return int(lib.pymem_metadata_bytes(self._heap.handle))
 
     def check(self) -> None:
@@ -521,9 +537,3 @@ class Runtime:
     def arena_map(self) -> npt.NDArray[Any]:
         """Return the state of every page of the heap in address order, dtype `pymem.inspect.PAGE`."""
         return inspect.arena_map(self._heap)
-
-
-def _duration(ns: float) -> float:
-    if not 0 <= ns < 1 << 62:
-        raise ConfigError(f"{ns!r} ns: give a time from 0 to below 2**62 ns")
-    return ns

@@ -7,17 +7,18 @@ own spans, pages and stacks in stock.
 
 from __future__ import annotations
 
-import operator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pymem import graph
+from pymem._arguments import instance, whole
 from pymem._native import ffi, lib
 from pymem.errors import ConfigError, SizeError
 from pymem.malloc import malloc, malloc_batch
 from pymem.roots import Frame, Roots, Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     import numpy.typing as npt
@@ -104,6 +105,8 @@ class Goroutine:
         What they point to lives until the frame is left; frames are left in the opposite order.
         """
         self._alive()
+        if variables is not None:
+            instance("variables", variables, Mapping, "a dict of names and addresses")
         return Frame(self._frames, {**(variables or {}), **more})
 
     @property
@@ -195,13 +198,7 @@ class Scheduler:
     @staticmethod
     def proc_count(n: Any) -> int:
         """Return a number of processors that can be had."""
-        try:
-            count = operator.index(n)
-        except TypeError:
-            raise ConfigError(f"gomaxprocs={n!r}: give a whole number") from None
-        if not 1 <= count <= _MAX_PROCS:
-            raise ConfigError(f"gomaxprocs={n}: give a number from 1 to {_MAX_PROCS}")
-        return count
+        return whole("gomaxprocs", n, 1, _MAX_PROCS)
 
     @property
     def gomaxprocs(self) -> int:

@@ -28,6 +28,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TextIO
 
+from pymem._arguments import instance
 from pymem._files import check_regular
 from pymem._heap import Heap
 from pymem.env import Settings
@@ -327,6 +328,8 @@ def _stats_state(stats: GCStats) -> dict[str, Any]:
 
 def revive(source: Snapshot | str | os.PathLike[str], trace: TextIO | None) -> Parts:
     """Make a runtime of a snapshot or of a file with one. trace: where trace lines go; None: stderr."""
+    if not isinstance(source, Snapshot):
+        instance("snapshot", source, (str, os.PathLike), "a Snapshot, or the name of a file with one")
     snapshot = source if isinstance(source, Snapshot) else Snapshot.load(source)
     name = "this snapshot" if isinstance(source, Snapshot) else os.fspath(source)
     try:

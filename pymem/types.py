@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import builtins
 
+from pymem._arguments import instance
 from pymem.errors import ConfigError
 from pymem.layout import (
     INT,
@@ -129,11 +130,15 @@ def func(*params: Later, results: tuple[Later, ...] = (), variadic: builtins.boo
     """Return `func(params) results`: one pointer. variadic: the last parameter, a slice, is written `...`."""
     if variadic and not (params and isinstance(params[-1], Slice)):
         raise ConfigError("variadic: the last parameter is a slice of what may be repeated")
+    if not isinstance(results, tuple | list):
+        raise ConfigError(f"results={results!r}: give a tuple of types, such as results=(types.int,)")
     return Func(tuple(Ref(p) for p in params), tuple(Ref(r) for r in results), variadic)
 
 
 def interface(**methods: Func) -> Interface:
     """Return an interface with these methods."""
+    for name, method in methods.items():
+        instance(f"method {name}", method, Func, "a types.func(...)")
     return Interface(tuple(methods.items()))
 
 

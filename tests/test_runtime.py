@@ -415,7 +415,7 @@ def test_bad_batch(name: str, rt: Runtime) -> None:
 
 
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
-    "NoProcs": ({"gomaxprocs": 0}, "1 to 32768"),
+    "NoProcs": ({"gomaxprocs": 0}, "1 to 32,768"),
     "HalfAProc": ({"gomaxprocs": 1.5}, "whole number"),
     "Gogc": ({"gogc": "fast"}, "percentage"),
     "Limit": ({"memory_limit": "64MB"}, "MiB"),
@@ -446,7 +446,7 @@ BAD_NAMES: dict[str, tuple[Callable[[Runtime], object], str]] = {
     "TypeOfAnother": (lambda rt: rt.malloc(8, type=Runtime().register_type("t", 8)), "register"),
     "Types": (lambda rt: rt.malloc_batch([8, 8], types=[0, 9]), "type 9 is not registered"),
     "TooFewTypes": (lambda rt: rt.malloc_batch([8, 8], types=[0]), "2 type ids"),
-    "Gomaxprocs": (lambda rt: rt.gomaxprocs(0), "1 to 32768"),
+    "Gomaxprocs": (lambda rt: rt.gomaxprocs(0), "1 to 32,768"),
 }
 
 

@@ -13,10 +13,14 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pymem.errors import CorruptHeapError
+from pymem._arguments import whole
+from pymem.errors import ConfigError, CorruptHeapError
 from pymem.gc.gonumbers import MASK64, MAX_INT64, divide, int64, to_int64
+
+if TYPE_CHECKING:
+    from pymem.gc.protocol import Pacer
 
 __all__ = [
     "ASSIST_TIME_SLACK",
@@ -31,6 +35,7 @@ __all__ = [
     "MarkWorkers",
     "TriggerKind",
     "WorkerMode",
+    "asked",
     "mark_workers",
 ]
 
@@ -122,6 +127,17 @@ class Debtor:
 
     gc_assist_bytes: int = 0
     """Bytes; below 0 it is in debt. Allocations of the mark phase take from it. 0 at the start of a cycle."""
+
+
+def asked(pacer: Pacer) -> tuple[int, int]:
+    """Return a policy's trigger and goal; ConfigError where they are no two whole numbers of bytes."""
+    answer: Any = pacer.trigger()
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        raise ConfigError(
+            f"the pacer's trigger() returned {answer!r}: return (trigger, goal), two numbers of bytes"
+        )
+    trigger, goal = answer
+    return whole("the pacer's trigger", trigger, 0), whole("the pacer's goal", goal, 0)
 
 
 class Controller:
@@ -264,7 +280,7 @@ class Controller:
 
     def heap_goal(self) -> int:
         """Return the heap_live, in bytes, at which this cycle (or, between cycles, the next) shall end."""
-        return self.trigger()[1]
+        return asked(self)[1]
 
     def commit(self, is_sweep_done: bool) -> None:
         """Take over new settings and counts, before the trigger is next asked for. By itself a policy keeps nothing."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pymem._arrays import addresses, pointer
 from pymem._native import ffi, lib
 from pymem.gc.clock import Clock
-from pymem.gc.controller import Debtor, TriggerKind
+from pymem.gc.controller import Debtor, TriggerKind, asked
 from pymem.gc.cpu import TIME_SLICE, Share, Turns, share_out
 from pymem.gc.events import GCEvent, GCPhase, GCResult, Tally
 from pymem.gc.limiter import GCCPULimiter
@@ -256,7 +256,7 @@ class Collector:
             room = self.record.start_goal - self.record.trigger
             debt = quantum = min(max(room // _STRETCHES, _MIN_STRETCH), _MAX_STRETCH)
         elif not self.off:
-            live = min(self.pacer.trigger()[0], _NEVER)
+            live = min(asked(self.pacer)[0], _NEVER)
             quantum = _IDLE_STRETCH if self.sweeper.done else _SWEEP_STRETCH
             if self.pacer.memory_limit < _NO_QUANTUM:  # the goal moves with what is mapped
                 quantum = min(quantum, max((live - self.pacer.heap_live) // _STRETCHES, _MIN_STRETCH))
@@ -346,7 +346,7 @@ class Collector:
                 self.start(TriggerKind.HEAP)
 
     def _triggered(self) -> bool:
-        return self.pacer.heap_live >= self.pacer.trigger()[0]
+        return self.pacer.heap_live >= asked(self.pacer)[0]
 
     def start(self, kind: TriggerKind, *, by_record: bool | None = None, forced: bool = False) -> None:
         """Begin a cycle: stop the world, prepare to mark, start it again. Go: gcStart.
@@ -574,7 +574,7 @@ class Collector:
     # ---- sweeping ----
 
     def _pace_sweeper(self) -> None:
-        self.heap.call(lib.pymem_pace_sweeper, min(self.pacer.trigger()[0], _NEVER))
+        self.heap.call(lib.pymem_pace_sweeper, min(asked(self.pacer)[0], _NEVER))
 
     def _finish_sweep(self) -> None:
         """Sweep the rest, the program waiting for it."""

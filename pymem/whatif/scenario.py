@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 
+from pymem._arguments import whole
 from pymem.errors import ConfigError
 from pymem.units import NO_LIMIT, format_bytes, parse_gogc, parse_memory_limit
 from pymem.workload.trace_stream import MOST_PROCS
@@ -61,8 +62,8 @@ def grid(
     limits = [parse_memory_limit(limit) for limit in memory_limit]
     procs = list(gomaxprocs)
     for p in procs:
-        if p is not None and not (isinstance(p, int) and 1 <= p <= MOST_PROCS):
-            raise ConfigError(f"gomaxprocs={p!r}: give 1 to {MOST_PROCS:,}")
+        if p is not None:
+            whole("gomaxprocs", p, 1, MOST_PROCS)
     if not percents or not limits or not procs:
         raise ConfigError("a grid needs at least one value of each: leave out what is to stay as it is")
     return tuple(dict.fromkeys(Scenario(g, m, p) for p, m, g in product(procs, limits, percents)))

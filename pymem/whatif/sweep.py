@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pymem._arguments import whole
 from pymem.errors import ConfigError
 from pymem.program import Program, read_program
 from pymem.whatif.predict import predict
@@ -86,8 +87,8 @@ def sweep(
 
     """
     wanted = tuple(scenarios)
-    if draws < 1:
-        raise ConfigError(f"draws={draws}: give at least 1")
+    whole("draws", draws, 1)
+    whole("seed", seed, 0)
     path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     what: _File | Program
     if path is not None and executor is not None:
