@@ -17,6 +17,7 @@ from pymem.errors import ConfigError
 
 if TYPE_CHECKING:
     from pymem.export import History
+    from pymem.export.heap_profile import HeapProfile
     from pymem.rerun import Rerun
 
 __all__ = ["export"]
@@ -55,6 +56,7 @@ At = Annotated[
     str,
     typer.Option("--at", help="pprof: end, or peak, the moment of the largest heap.", metavar="MOMENT"),
 ]
+By = Annotated[str, typer.Option("--by", help="pprof: type, or site (of exact recordings).", metavar="WHAT")]
 
 
 def export(
@@ -67,6 +69,7 @@ def export(
     gomaxprocs: Procs = None,
     table: Table = "cycles",
     at: At = "end",
+    by: By = "type",
     as_json: Json = False,
 ) -> None:
     """Write a recording in a format of other tools.
@@ -74,15 +77,16 @@ def export(
     By itself the recorded run; with --gogc, --memory-limit or --gomaxprocs a rerun under these settings, where what is
     not given is 100, off, and as recorded. gctrace and benchfmt tell of reruns only.
 
-    pprof: the heap by type. perfetto: heap, goal, cycles and who marked, over time. gctrace: Go's lines. benchfmt: Go's
-    benchmark results, one a rerun; with several values a sweep. csv, parquet: a row a cycle, or a sample.
+    pprof: the heap by type, or by place in the program. perfetto: heap, goal, cycles and who marked, over time.
+    gctrace: Go's lines. benchfmt: Go's benchmark results, one a rerun; with several values a sweep. csv, parquet: a row
+    a cycle, or a sample.
     """
     if to not in _FORMATS:
         raise ConfigError(f"format {to!r}: give one of {', '.join(_FORMATS)}")
     if output == "-" and (to not in _TEXT or as_json):
         raise ConfigError(f"{'--json' if as_json else to} needs a file to write to: give one with -o")
     settings = {"gogc": gogc, "memory_limit": memory_limit, "gomaxprocs": gomaxprocs}
-    job = _Job(file, to, {k: v for k, v in settings.items() if v is not None}, table=table, at=at)
+    job = _Job(file, to, {k: v for k, v in settings.items() if v is not None}, table=table, at=at, by=by)
     if output == "-":
         text = io.BytesIO()
         with progress("exporting", file, quiet=as_json) as tell:
@@ -105,8 +109,9 @@ def export(
 class _Job:
     """One export."""
 
-    def __init__(self, file: str, to: str, settings: dict[str, str], *, table: str, at: str) -> None:
-        self._file, self._to, self._settings, self._table, self._at = file, to, settings, table, at
+    def __init__(self, file: str, to: str, settings: dict[str, str], *, table: str, at: str, by: str) -> None:
+        self._file, self._to, self._settings = file, to, settings
+        self._table, self._at, self._by = table, at, by
         self.facts: dict[str, Any] = {}
         """For --json: what the file holds."""
         if to in _RERUNS_ONLY and not settings:
@@ -135,16 +140,26 @@ class _Job:
                 self._tables(out, tell)
 
     def _pprof(self, out: IO[bytes], tell: Progress | None) -> None:
-        from pymem.export.heap_profile import type_profile
         from pymem.export.pprof import pprof
-        from pymem.workload.sources import open_stream
 
-        rerun = self._rerun(None) if self._settings and self._at == "end" else None
-        if self._settings and rerun is None:
-            raise ConfigError("of a rerun only the heap at its end is known: leave out --at, or the settings")
-        profile = type_profile(open_stream(self._file), at=self._at, rerun=rerun, progress=tell)
+        profile = self._profile(tell)
         self.facts |= {"samples": len(profile.samples), "at_ns": profile.at_ns}
         out.write(pprof(profile))
+
+    def _profile(self, tell: Progress | None) -> HeapProfile:
+        from pymem.export.heap_profile import site_profile, type_profile
+        from pymem.workload.sources import open_stream
+
+        if self._by not in ("type", "site"):
+            raise ConfigError(f"--by {self._by!r}: give type or site")
+        if self._settings and (self._at, self._by) != ("end", "type"):
+            raise ConfigError(
+                "of a rerun only the heap by type at its end is known: leave out --at and --by, or the settings"
+            )
+        if self._by == "site":
+            return site_profile(self._file, at=self._at)
+        rerun = self._rerun(None) if self._settings else None
+        return type_profile(open_stream(self._file), at=self._at, rerun=rerun, progress=tell)
 
     def _tables(self, out: IO[bytes], tell: Progress | None) -> None:
         from pymem.export.tables import check_table, table, write_csv, write_parquet

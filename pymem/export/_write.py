@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ def written(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Yield a file beside the one named; it takes its place once the block ends well. Raises `OSError`."""
     check_regular(path, "choose another file to write")
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with _opened(beside, path) as file:
@@ -31,8 +34,6 @@ def written(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 def _opened(beside: Path, path: Path) -> IO[bytes]:
     """Open the file beside; an error names the one that was asked for."""
-    if path.is_dir():
-        raise IsADirectoryError(21, "Is a directory", str(path))
     try:
         return beside.open("wb")
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,41 +10,37 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pymem._native import ffi, lib
-from pymem.errors import ConfigError
+from pymem.errors import ConfigError, RecordingError
 from pymem.export.history import play_recorded
 from pymem.replay import Player, type_uses
 from pymem.sizeclasses import size_classes
 from pymem.workload.columns import Columns, Event
+from pymem.workload.exact_log import open_log
+from pymem.workload.sites import SiteFrame, sites_from_log
+from pymem.workload.sources import kind_of_file, open_recording
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
     from pymem.replay import EventSource, TypeUse
     from pymem.rerun import Rerun
+    from pymem.workload.sites import Sites
+    from pymem.workload.workload import WorkloadType
 
-__all__ = ["Frame", "HeapProfile", "Sample", "slot_bytes", "type_profile"]
+__all__ = ["HeapProfile", "Sample", "site_profile", "slot_bytes", "type_profile"]
 
 _PAGE = 8192
 _HEADER_FROM = 512  # bytes: larger objects with pointers have 8 more for their type
 _TINY = 16
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Frame:
-    """A place in a program: a function, or what stands for one."""
-
-    function: str
-    file: str = ""
-    line: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Sample:
     """What came from one place. Bytes are those of slots, as in Go's own profiles."""
 
-    stack: tuple[Frame, ...]
+    stack: tuple[SiteFrame, ...]
     """Innermost first; a profile by type has one frame, the type."""
     type: str
     alloc_objects: int
@@ -84,37 +81,41 @@ def type_profile(
     Raises what `replay` raises.
 
     """
-    if at not in ("end", "peak"):
-        raise ConfigError(f"moment {at!r}: give end or peak")
+    _check_moment(at)
     if at == "peak" and rerun is not None:
         raise ConfigError(
             "of a rerun only the heap at its end is known: leave out --at peak, or the settings"
         )
-    stop = _peak_bit(source) if at == "peak" else None
+    stop = _rows_to_peak(source) if at == "peak" else None
     allocated = _Allocated(source)
     now = origin = None
     with Player(source, follow=source.tier == "exact") as player:
-        for number, (columns, _) in enumerate(play_recorded(player, source, progress=progress)):
+        for columns, _ in play_recorded(player, source, progress=progress):
             origin = int(columns.time[0]) if origin is None else origin
             now = int(columns.time[-1])
             allocated.add(columns)
             if columns.kind[-1] == Event.START_DONE:
                 allocated.start(type_uses(player.heap, source.types))
-            if number == stop:
+            if player.rows == stop:
                 break
         uses = type_uses(player.heap, source.types) if rerun is None else rerun.heap_by_type
     return HeapProfile(samples=_samples(allocated.totals(), uses), at_ns=(now or 0) - (origin or 0))
 
 
-def _peak_bit(source: EventSource) -> int:
-    """Return the number of the bit of a recording at whose end heapLive is largest."""
-    pace, most, where = ffi.new("pymem_pace_info *"), -1, 0
+def _check_moment(at: str) -> None:
+    if at not in ("end", "peak"):
+        raise ConfigError(f"moment {at!r}: give end or peak")
+
+
+def _rows_to_peak(source: EventSource) -> int:
+    """Return how many rows of a recording lead to the moment when heapLive is largest."""
+    pace, most, rows = ffi.new("pymem_pace_info *"), -1, 0
     with Player(source, follow=source.tier == "exact") as player:
-        for number, _ in enumerate(play_recorded(player, source)):
+        for _ in play_recorded(player, source):
             player.heap.call(lib.pymem_read_pace, pace)
             if pace.heap_live > most:
-                most, where = int(pace.heap_live), number
-    return where
+                most, rows = int(pace.heap_live), player.rows
+    return rows
 
 
 class _Allocated:
@@ -167,7 +168,8 @@ def _samples(totals: dict[str, tuple[int, int]], uses: Iterable[TypeUse]) -> tup
         before = in_use[use.name]
         in_use[use.name] = (before[0] + use.objects, before[1] + use.bytes)
     samples = [
-        Sample((Frame(name),), name, *totals.get(name, (0, 0)), *in_use[name]) for name in {*totals, *in_use}
+        Sample((SiteFrame(name, "", 0),), name, *totals.get(name, (0, 0)), *in_use[name])
+        for name in {*totals, *in_use}
     ]
     return ordered(samples)
 
@@ -176,3 +178,51 @@ def ordered(samples: Iterable[Sample]) -> tuple[Sample, ...]:
     """Return samples that tell something, largest first."""
     some = [s for s in samples if s.alloc_objects or s.inuse_objects]
     return tuple(sorted(some, key=lambda s: (-s.inuse_bytes, -s.alloc_bytes, s.stack, s.type)))
+
+
+def site_profile(path: str | os.PathLike[str], *, at: str = "end") -> HeapProfile:
+    """Return the heap of an exact recording by the places that allocated, and by type at each.
+
+    Bytes and moments are as in `type_profile`. Raises `RecordingError` for a recording of another kind, or without
+    places.
+    """
+    _check_moment(at)
+    if kind_of_file(path) != "exact":
+        raise RecordingError(
+            f"{os.fspath(path)}: only exact recordings tell where objects were allocated: make one with"
+            " `pymem record --exact`, or leave out --by site"
+        )
+    sites = sites_from_log(open_log(path))
+    source = open_recording(path)
+    rows = _rows_to_peak(source) if at == "peak" else len(source)
+    columns = source.columns[:rows]
+    born = columns.kind == Event.ALLOC
+    handles, types = columns.object[born].astype(np.int64), columns.type[born].astype(np.int64)
+    living = np.ones(len(sites.of), bool)
+    living[columns.object[columns.kind == Event.DEATH].astype(np.int64)] = False
+    return HeapProfile(
+        samples=ordered(_by_site(sites, source.types, handles, types, living)),
+        at_ns=int(columns.time[-1] - columns.time[0]) if len(columns) else 0,
+    )
+
+
+def _by_site(
+    sites: Sites,
+    names: Sequence[WorkloadType],
+    handles: npt.NDArray[np.int64],
+    types: npt.NDArray[np.int64],
+    living: npt.NDArray[np.bool_],
+) -> Iterator[Sample]:
+    """Count the objects of these handles, of these types, by place and type; living: of each handle."""
+    keys, group = np.unique(sites.of[handles] * len(names) + types, return_inverse=True)
+    slots = sites.slots[handles]
+    in_use = living[handles] & (slots > 0)  # of a tiny block, the object that began it
+    counts = [np.zeros(len(keys), np.int64) for _ in range(4)]
+    values = (np.ones_like(slots), slots, in_use.astype(np.int64), slots * in_use)
+    for count, value in zip(counts, values, strict=True):
+        np.add.at(count, group, value)
+    for key, *sums in zip(keys.tolist(), *(c.tolist() for c in counts), strict=True):
+        place, type_ = divmod(key, len(names))
+        yield Sample(
+            sites.stacks[place] or (SiteFrame("(unknown)", "", 0),), names[type_].name or "(unknown)", *sums
+        )

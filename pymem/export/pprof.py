@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pymem._extras import need
 
 if TYPE_CHECKING:
-    from pymem.export.heap_profile import Frame, HeapProfile
+    from pymem.export.heap_profile import HeapProfile
+    from pymem.workload.sites import SiteFrame
 
 __all__ = ["VALUES", "pprof"]
 
@@ -84,7 +85,7 @@ class _Encoder:
         self._message = message
         self._texts: dict[str, int] = {}
         self._functions: dict[tuple[str, str], int] = {}
-        self._places: dict[Frame, int] = {}
+        self._places: dict[SiteFrame, int] = {}
         self._text("")  # the format wants it first
 
     def encode(self, profile: HeapProfile) -> Any:
@@ -112,7 +113,7 @@ class _Encoder:
             self._message.string_table.append(text)
         return number
 
-    def _place(self, frame: Frame) -> int:
+    def _place(self, frame: SiteFrame) -> int:
         number = self._places.get(frame)
         if number is None:
             number = self._places[frame] = len(self._places) + 1
@@ -120,7 +121,7 @@ class _Encoder:
             line.function_id = self._function(frame)
         return number
 
-    def _function(self, frame: Frame) -> int:
+    def _function(self, frame: SiteFrame) -> int:
         key = (frame.function, frame.file)
         number = self._functions.get(key)
         if number is None:
