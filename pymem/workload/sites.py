@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SiteFrame", "Sites", "sites_from_log"]
 
+_RUNTIME = ("runtime.", "internal/runtime/")
+_GOEXIT = "runtime.goexit"
+"""Around every goroutine's first function."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class SiteFrame:
@@ -34,8 +38,8 @@ class Sites:
     """The chains of callers of a recording, and whose each object is."""
 
     stacks: tuple[tuple[SiteFrame, ...], ...]
-    """Innermost call first. Calls of package runtime at the inner end are left out, as in Go's profiles, unless there
-    are no others. 0 is the unknown one, without a frame."""
+    """Innermost call first. Calls of Go's runtime at the inner end are left out, as in Go's profiles, unless there are
+    no others. 0 is the unknown one, without a frame."""
     of: npt.NDArray[np.int64]
     """Of each object, by its handle: an index into stacks."""
     slots: npt.NDArray[np.int64]
@@ -83,5 +87,6 @@ def _frames(log: ExactLog) -> dict[int, list[SiteFrame]]:
 
 def _stack(pcs: list[int], frames: dict[int, list[SiteFrame]]) -> tuple[SiteFrame, ...]:
     calls = [frame for pc in pcs for frame in frames.get(pc, [SiteFrame(f"{pc:#x}", "", 0)])]
-    first = next((i for i, call in enumerate(calls) if not call.function.startswith("runtime.")), 0)
+    calls = [call for call in calls if call.function != _GOEXIT]
+    first = next((i for i, call in enumerate(calls) if not call.function.startswith(_RUNTIME)), 0)
     return tuple(calls[first:])
