@@ -61,7 +61,7 @@ def test_help(pymem: Command) -> None:
     result = pymem("export", "--help")
     assert result.status == 0
     assert result.out.isascii()
-    assert set(re.findall(r"pymem export --to (\w+)", result.out)) < set(FORMATS)
+    assert set(re.findall(r"^ +pymem export --to (\w+)", result.out, re.M)) < set(FORMATS)
 
 
 @pytest.mark.parametrize(

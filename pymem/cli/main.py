@@ -103,6 +103,7 @@ app.command(epilog=_example("pymem check json.trace", "pymem check app.log --mod
 app.command(
     epilog=_example(
         "pymem export --to pprof json.trace -o heap.pb.gz && go tool pprof -top heap.pb.gz",
+        "pymem export --to pprof --by site app.log --at peak -o heap.pb.gz",
         "pymem export --to perfetto json.trace --gogc 50 -o json.pftrace",
         "pymem export --to benchfmt json.trace --gogc 50,100,200 -o new.txt && benchstat old.txt new.txt",
         "pymem export --to gctrace json.trace --gogc 200",
