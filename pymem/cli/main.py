@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from pymem.cli.check import check
+from pymem.cli.export import export
 from pymem.cli.info import info
 from pymem.cli.lab import lab
 from pymem.cli.record import record
@@ -113,6 +114,16 @@ app.command(
 app.command(epilog=_example("pymem check json.trace", "pymem check app.log --mode open-loop --fail-under 1"))(
     check
 )
+app.command(
+    epilog=_example(
+        "pymem export --to pprof json.trace -o heap.pb.gz && go tool pprof -top heap.pb.gz",
+        "pymem export --to pprof --by site app.log --at peak -o heap.pb.gz",
+        "pymem export --to perfetto json.trace --gogc 50 -o json.pftrace",
+        "pymem export --to benchfmt json.trace --gogc 50,100,200 -o new.txt && benchstat old.txt new.txt",
+        "pymem export --to gctrace json.trace --gogc 200",
+        "pymem export --to csv json.trace --table timeline | head",
+    )
+)(export)
 app.command(epilog=_example("pymem lab", "pymem lab churn", "pymem lab churn --save churn.pymem"))(lab)
 
 

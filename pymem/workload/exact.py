@@ -86,6 +86,12 @@ def columns_from_log(log: ExactLog) -> Columns:
     return _Converter(log).columns()
 
 
+def mallocs_of(log: ExactLog) -> tuple[Ints, Ints]:
+    """Return where MALLOC_BEGIN and MALLOC_END of each object stand in the records, by its handle."""
+    windows = _windows(log.records["op"], log.records["m"].astype(np.int64), Op.MALLOC_BEGIN, Op.MALLOC_END)
+    return windows.begin, windows.end
+
+
 class _Converter:
     def __init__(self, log: ExactLog) -> None:
         records = log.records

@@ -14,7 +14,7 @@ op                a                       b                          c
 ================= ======================= ========================== =====================================
 MALLOC_BEGIN      requested size, never 0 noscan, needzero << 1,     address of the type, 0 none
                                           nanoseconds << 8
-MALLOC_END        address returned        slot size, 0 for a part
+MALLOC_END        address returned        slot size, 0 for a part    site, 0 unknown
                                           of an existing tiny block
 SPAN_ALLOC        base                    pages                      kind (0 heap, 1 stack, 2 work
                                                                      buffer), span class << 8
@@ -79,6 +79,10 @@ PACER_TRIGGER     trigger                 goal                       consMark, a
 CYCLE_START       heapLive                heapScan                   trigger
 FINALIZER         slot address            slot size                  1 set, 0 taken off, 2 gone as the sweep
                                                                      keeps the object for it; 0x100 noscan
+SITE              site                    pc of a caller             its number, 0 the innermost
+FRAME             pc                      line                       depth of inlining, 0 innermost; NAMEs of
+                                                                     the function follow
+FILE              pc                      line                       as FRAME; NAMEs of the file follow
 ================= ======================= ========================== =====================================
 
 - The P field of PCACHE_FLUSH is the cache's owner. An empty cache is flushed, and filled, without a record.
@@ -88,6 +92,8 @@ FINALIZER         slot address            slot size                  1 set, 0 ta
 - Between SCAV_BEGIN and SCAV_END, both under the heap lock, the scavenger holds the pages as if allocated.
 - The five PACER records are made each time the pacer computes its goal anew, in the order above and together;
   PACER_TRIGGER completes them. Logs made before there were five have the first two, and none at the start.
+- A site is a chain of callers, told at its first allocation: up to 32, from inside the allocator outwards; a pc is
+  where the call returns to. Logs made before there were sites have 0.
 - FINISH_SWEEP starts the sweep termination of a GC, in which unswept span sets are reset and the arenas of
   mark bits take turns (MARK_BIT_EPOCH).
 """
@@ -204,6 +210,9 @@ class Op(IntEnum):
     CYCLE_START = 59
     FINALIZER = 60
     RECLAIM = 61
+    SITE = 62
+    FRAME = 63
+    FILE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +259,13 @@ class ExactLog:
         """Types by address, in order of their first allocation."""
         return {
             int(row["a"]): GoType(int(row["a"]), name, int(row["b"]), int(row["c"]))
-            for row, name in self._named(Op.TYPE)
+            for row, name in self.named(Op.TYPE)
         }
 
     @cached_property
     def functions(self) -> dict[int, str]:
         """Callers of PERSISTENT, SYS_ALLOC, SYS_FREE and SYS_MAP by their pc."""
-        return {int(row["a"]): name for row, name in self._named(Op.FUNC)}
+        return {int(row["a"]): name for row, name in self.named(Op.FUNC)}
 
     def count(self) -> dict[Op, int]:
         """Return how many records there are of each operation that occurs."""
@@ -273,8 +282,8 @@ class ExactLog:
         starts = [*np.flatnonzero((rows["a"] == 0) & (rows["c"] == 0)), len(rows)]
         return [_dump(rows[i:j]) for i, j in pairwise(starts)]
 
-    def _named(self, op: Op) -> list[tuple[Any, str]]:
-        """Find the records of one op that are followed by the pieces of a name."""
+    def named(self, op: Op) -> list[tuple[Any, str]]:
+        """Return the records of one op that are followed by the pieces of a name, with it."""
         ops = self.records["op"]
         found = []
         for at in np.flatnonzero(ops == op):
