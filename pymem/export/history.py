@@ -148,7 +148,8 @@ class _Recorded:
         player.heap.call(lib.pymem_read_pace, self._pace)
         pace = self._pace
         goal = min(player.mem_stats().next_gc, NO_GOAL) if self.goals else 0
-        row = (self._now, pace.heap_live, goal, pace.heap_in_use, pace.heap_released, pace.mapped_ready)
+        # No recording tells of the CPU limiter: the last column is 0.
+        row = (self._now, pace.heap_live, goal, pace.heap_in_use, pace.heap_released, pace.mapped_ready, 0)
         begun = bool(pace.heap_live or self._rows)  # before, the heap it starts from is not there yet
         if begun and (not self._rows or row != self._rows[-1]):
             self._rows.append(row)
