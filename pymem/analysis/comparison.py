@@ -118,9 +118,10 @@ def compare(
         after = resize(after, changes.resize)
     if changes.noscan:
         after = noscan(after, changes.noscan)
-    pairs, uses = [], []
+    pairs: list[list[Side]] = []
+    uses: list[PoolUse] = []
     for chance in chances(draws, seed):
-        sides = []
+        sides: list[Side] = []
         for of, pooled in ((program, ()), (after, changes.pool)):
             pacer, use = CountingPacer(), PoolUse()
             run = rerun(
