@@ -256,10 +256,9 @@ class _Asked:
         self._source = source
         self._sizes = np.array([t.size for t in source.types] or [0], np.int64)
         self._names = [name_of(t) for t in source.types] or ["(unknown)"]
-        self._living = Living(key=np.int64, asked=np.int64)
+        self._living = Living(key=np.int64, asked=np.int64, slot=np.int64)
         self._start = StartSizes()
         self.asked, self.slots = (np.zeros((_SPAN_CLASSES, len(self._sizes)), np.int64) for _ in range(2))
-        self._slot_bytes = size_classes()["size"].astype(np.int64)[np.arange(_SPAN_CLASSES) >> 1]
         self.time = 0
 
     def add(self, rows: Columns) -> None:
@@ -272,8 +271,8 @@ class _Asked:
         pairs = pair(rows, alloc | (rows.kind == Event.START_OBJECT), rows.kind == Event.DEATH)
         fresh = self._fresh(rows, pairs.births)
         dead = self._living.step(rows, pairs, fresh)
-        self._count(fresh["key"], fresh["asked"], 1)
-        self._count(dead["key"], dead["asked"], -1)
+        self._count(fresh, 1)
+        self._count(dead, -1)
 
     def _fresh(self, rows: Columns, born: Ints) -> dict[str, Ints]:
         types = np.where(rows.type[born] < len(self._sizes), rows.type[born], 0).astype(np.int64)
@@ -288,14 +287,12 @@ class _Asked:
         values = self._sizes[types]
         fits = of_start & (values > 0) & (values <= slot)
         asked = np.where(fits, slot // np.maximum(values, 1) * values, size)
-        return {"key": span_class * len(self._sizes) + types, "asked": asked}
+        return {"key": span_class * len(self._sizes) + types, "asked": asked, "slot": slot}
 
-    def _count(self, key: Ints, asked: Ints, sign: int) -> None:
-        n = self.asked.size
-        self.asked += sign * np.bincount(key, asked.astype(np.float64), n).astype(np.int64).reshape(
-            self.asked.shape
-        )
-        self.slots += sign * np.bincount(key, minlength=n).reshape(self.asked.shape)
+    def _count(self, of: dict[str, Ints], sign: int) -> None:
+        for total, amount in ((self.asked, of["asked"]), (self.slots, of["slot"])):
+            sums = np.bincount(of["key"], amount.astype(np.float64), total.size).astype(np.int64)
+            total += sign * sums.reshape(total.shape)
 
     def of(self, span_class: int) -> tuple[int, int]:
         """Return the bytes asked for in a span class, and those of the slots."""
@@ -316,7 +313,7 @@ def _look(heap: Heap, asked: _Asked, time: int) -> Moment:
     for use in class_uses(heap):
         number = _span_class(use)
         wanted, slots = asked.of(number)
-        losses.append(_loss(use, wanted, use.bytes_used if use.size == 0 else slots))
+        losses.append(_loss(use, wanted, slots))
         types[use.size, use.noscan] = asked.types(number)
     table = spans(heap)
     stacks = table[(table["state"] == 2) & (table["kind"] == SpanKind.STACK)]

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from pymem.cli.check import check
+from pymem.cli.doctor import doctor
 from pymem.cli.fragmentation import fragmentation
 from pymem.cli.info import info
 from pymem.cli.lab import lab
@@ -127,6 +128,13 @@ app.command(
         "pymem fragmentation json.trace --json | jq .advice",
     )
 )(fragmentation)
+app.command(
+    epilog=_example(
+        "pymem doctor json.trace",
+        "pymem doctor json.trace --gogc 50 --memory-limit 64MiB",
+        "pymem doctor json.trace --json | jq .findings[].rule",
+    )
+)(doctor)
 app.command(epilog=_example("pymem check json.trace", "pymem check app.log --mode open-loop --fail-under 1"))(
     check
 )

@@ -187,8 +187,8 @@ def _print_census(file: str, result: Census) -> None:
         ],
     )
     print(
-        "life: bytes that the program allocates while half, or 9 in 10, of the objects die (longer: the recording is too\n"
-        "short to tell); GCs: cycles that 9 in 10 do not outlive; young: share of the objects dead before their first GC"
+        "life: bytes that the program allocates while half, or 9 in 10, of the objects die (longer: the recording is\n"
+        "too short to tell); GCs: cycles that 9 in 10 do not outlive; young: share dead before their first GC"
     )
     if result.resolution == "cycle":
         note(
