@@ -290,15 +290,16 @@ class _Asked:
         return {"key": span_class * len(self._sizes) + types, "asked": asked, "slot": slot}
 
     def _count(self, of: dict[str, Ints], sign: int) -> None:
-        for total, amount in ((self.asked, of["asked"]), (self.slots, of["slot"])):
-            sums = np.bincount(of["key"], amount.astype(np.float64), total.size).astype(np.int64)
-            total += sign * sums.reshape(total.shape)
+        self.asked += sign * self._sums(of["key"], of["asked"])
+        self.slots += sign * self._sums(of["key"], of["slot"])
+
+    def _sums(self, keys: Ints, amounts: Ints) -> Ints:
+        sums = np.bincount(keys, amounts.astype(np.float64), self.asked.size)
+        return sums.astype(np.int64).reshape(self.asked.shape)
 
     def of(self, span_class: int) -> tuple[int, int]:
         """Return the bytes asked for in a span class, and those of the slots."""
-        return int(self.asked[span_class].sum()), int(
-            self.slots[span_class].sum() * self._slot_bytes[span_class]
-        )
+        return int(self.asked[span_class].sum()), int(self.slots[span_class].sum())
 
     def types(self, span_class: int) -> tuple[tuple[str, int], ...]:
         """Return the types with most bytes in a span class."""
