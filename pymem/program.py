@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pymem.workload.workload import WorkloadType
 
-__all__ = ["MOST_KEPT", "Part", "Program", "read_program"]
+__all__ = ["MOST_KEPT", "Part", "Program", "part_of", "read_program"]
 
 MOST_KEPT = 24_000_000
 """Rows kept in memory, 41 bytes each: about 1 GB."""
@@ -156,10 +156,11 @@ def _parts(source: EventSource, *, spread: bool) -> Iterator[Part]:
     if spread and getattr(source, "resolution", "cycle") == "cycle":
         chunks = spread_deaths(chunks)
     for columns in chunks:
-        yield _part(columns)
+        yield part_of(columns)
 
 
-def _part(columns: Columns) -> Part:
+def part_of(columns: Columns) -> Part:
+    """Return rows as a part of a program."""
     made, gone = columns.kind == Event.STACK_ALLOC, columns.kind == Event.STACK_FREE
     rows = np.flatnonzero(made | gone)
     grown = np.where(made[rows], 1, -1) * columns.size[rows].astype(np.int64)

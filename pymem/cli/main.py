@@ -14,11 +14,14 @@ import typer
 from typer.core import TyperGroup
 
 from pymem.cli.check import check
+from pymem.cli.doctor import doctor
 from pymem.cli.export import export
+from pymem.cli.fragmentation import fragmentation
 from pymem.cli.info import info
 from pymem.cli.lab import lab
 from pymem.cli.record import record
 from pymem.cli.replay import replay
+from pymem.cli.types import types
 from pymem.cli.whatif import recommend, whatif
 from pymem.errors import CorruptHeapError, PymemError
 
@@ -111,6 +114,28 @@ app.command(
         "pymem recommend json.trace --limit 2GiB --max-gc-cpu 5% --headroom 20%",
     )
 )(recommend)
+app.command(
+    epilog=_example(
+        "pymem types json.trace",
+        "pymem types json.trace --pool main.tree --gogc 50",
+        "pymem types json.trace --resize main.tree=64 --noscan uint8",
+        "pymem types json.trace --json | jq .types[0].lifetime_bytes",
+    )
+)(types)
+app.command(
+    epilog=_example(
+        "pymem fragmentation json.trace",
+        "pymem fragmentation json.trace --size-classes classes.txt",
+        "pymem fragmentation json.trace --json | jq .advice",
+    )
+)(fragmentation)
+app.command(
+    epilog=_example(
+        "pymem doctor json.trace",
+        "pymem doctor json.trace --gogc 50 --memory-limit 64MiB",
+        "pymem doctor json.trace --json | jq .findings[].rule",
+    )
+)(doctor)
 app.command(epilog=_example("pymem check json.trace", "pymem check app.log --mode open-loop --fail-under 1"))(
     check
 )
