@@ -249,7 +249,7 @@ def rerun(
         gogc: percent, or "off".
         memory_limit: bytes, "64MiB", or None or "off".
         gomaxprocs: Ps; None: as recorded. The record's P n runs on P n modulo this.
-        costs: what marking and sweeping cost.
+        costs: what marking and sweeping cost; None: what the source says, if it does, or the defaults.
         pacer: a policy of one's own, made for this run; None: Go's.
         time_scale: the program's time in units of the recorded one; below 1 where recording slowed it down.
         globals_bytes: globals that hold pointers; None: the record's, or an empty program's where it does not tell.
@@ -271,12 +271,15 @@ def rerun(
             f"time_scale={time_scale}: give how many times the recorded time the program takes, such as 0.9"
         )
     pacer = GoPacer() if pacer is None else pacer
+    if globals_bytes is None:  # some sources say how large they were
+        globals_bytes = getattr(source, "globals_bytes", None)
     if globals_bytes is None and not isinstance(source, TraceStream):
         commits = commits_of(source)
         globals_bytes = commits[-1].globals_scan if commits else EMPTY_PROGRAM_GLOBALS
     pacer.set_gc_percent(-1 if percent is None else percent)
     pacer.set_memory_limit(limit)
-    costs = Costs() if costs is None else costs
+    if costs is None:  # some sources say what collecting cost
+        costs = (getattr(source, "costs", None) if calibrated else None) or Costs()
     calibration = None
     if calibrated and isinstance(source, TraceStream):
         calibration = calibrate(source, costs=costs, globals_bytes=globals_bytes)
