@@ -153,6 +153,8 @@ class _Program:
         self._time = calibration.time if calibration else None
         if self._time and procs == source.procs:
             self.collector.turns.gives_way_ns = self._time.gives_way_ns
+        elif told := getattr(source, "gives_way_ns", None):  # of sources that know amounts only
+            self.collector.turns.gives_way_ns = told
         self._last: float | None = None
         self._fault_byte_ns = costs.fault_page_ns / lib.PYMEM_PAGE_SIZE
         self._touched: int | None = None  # bytes of memory that the program had last

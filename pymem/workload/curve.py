@@ -92,6 +92,8 @@ class CurveSource:
     """What collecting cost in the recording; None: it does not tell."""
     globals_bytes: int | None = None
     """Globals and stacks that goals take into account; None: the recording does not tell."""
+    gives_way_ns: float | None = None
+    """After so much of its own time a goroutine gives its P away by itself, on average; None: nothing tells."""
     origin: dict[str, str] = field(default_factory=dict)
     types: tuple[WorkloadType, ...] = ()
     arena_base: int = ARENA_BASE

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ import numpy as np
 from pymem._files import check_regular
 from pymem.errors import RecordingError
 from pymem.gc.costs import Costs
+from pymem.gc.cpu import TIME_SLICE
 from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS
 from pymem.stats.gctrace import GCTraceLine, parse_gctrace
 from pymem.workload.curve import CurveSource, apart, bounded, chunk_bytes
@@ -67,13 +67,14 @@ _ENOUGH = 3
 """Goals that tell of GOGC."""
 _TRIGGER = 45 / 64
 """Of the way from live heap to goal: no trigger is earlier. Go: minTriggerRatioDistance."""
+_LEAST_SLICE = 100_000.0
+"""ns."""
 _LOST = 4
 """A log that has less than one cycle in so many is not enough of one."""
 
 
 # ---- lines ----
 
-_TOKEN = re.compile(r"\d+(?:\.\d+)?|\D")
 _BEGINS = re.compile(r"(?<!\w)gc \d+ @")
 _ENDS = re.compile(r"\d+ P(?: \(forced\))?")
 
@@ -96,15 +97,14 @@ def _parse(text: str) -> GCTraceLine | None:
 def _heal(head: str, tail: str) -> GCTraceLine | None:
     """Return a line that other output came into; None unless only one can have been.
 
-    The runtime writes a line in pieces, numbers whole. So one piece ends where other output began, and the next begins
-    a line: wherever between two pieces that may be, all readings have to agree.
+    The runtime writes a line in pieces. So other output may begin anywhere in it, and the rest begins a line. Where it
+    began nothing shows: if two places make two lines, as before other output that begins with a digit, it is lost.
     """
     begin = _BEGINS.search(head)
     if begin is None or _ENDS.search(tail) is None:
         return None
-    start = begin.start()
-    cuts = [m.end() + start for m in islice(_TOKEN.finditer(head[start:]), 256)]
-    read = {line for cut in cuts if (line := _parse(head[start:cut] + tail))}
+    cuts = range(begin.end(), len(head) + 1)
+    read = {line for cut in cuts if (line := _parse(head[begin.start() : cut] + tail))}
     return read.pop() if len(read) == 1 else None
 
 
@@ -133,7 +133,7 @@ class _Reader:
     def _heal(self, text: str) -> GCTraceLine | None:
         self._heads = [head for head in self._heads if self.lines - head[0] <= _HEADS]
         for head in self._heads:
-            found = _heal(head[1], text)
+            found = _heal(head[1], text[:_HEAD])
             if found:
                 self._heads.remove(head)
                 self.damaged -= 1
@@ -445,6 +445,7 @@ def _source(log: GCTraceLog, figures: _Figures, costs: Costs) -> CurveSource:
         busy=busy,
         costs=_costs(figures, costs, chunk),
         globals_bytes=round(figures.roots),
+        gives_way_ns=_gives_way(cycles),
         origin=log.origin | ({"gogc": str(figures.gogc)} if figures.gogc else {}),
     )
 
@@ -482,6 +483,23 @@ def _own_time(cycles: npt.NDArray[Any], procs: int, busy: int) -> Floats:
     lost = cycles["sweep_term_ns"] + cycles["mark_term_ns"] + mark - np.maximum(own, 0.0)
     time: Floats = cycles["at_ns"] - np.concatenate([[0.0], np.cumsum(lost)[:-1]])
     return np.maximum.accumulate(np.maximum(time, 0.0))
+
+
+def _gives_way(cycles: npt.NDArray[Any]) -> float | None:
+    """Return after how long, ns, a goroutine gives its P to a fractional worker; None where too few marks tell.
+
+    A mark that is over before anybody is made to give way has waited for a goroutine to do so by itself, and then
+    marked: half of what goes by between two such moments, on average, and the workers' time. Where assists did most of
+    it, it was over before that, and says only how long it waited at least: the mean is all time waited, a worker come.
+    """
+    mark = cycles["mark_ns"].astype(np.float64)
+    short = (mark < 2 * TIME_SLICE) & ~cycles["forced"]
+    if short.sum() < _ENOUGH:
+        return None
+    workers = cycles["background_cpu_ns"] + cycles["idle_cpu_ns"]
+    waited = float(np.maximum(mark - workers, 0.0)[short].sum())
+    came = int((workers > cycles["assist_cpu_ns"])[short].sum())
+    return max(2 * waited / came, _LEAST_SLICE) if came else None
 
 
 def _costs(figures: _Figures, costs: Costs, chunk: int) -> Costs:

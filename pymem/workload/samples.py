@@ -5,8 +5,9 @@ the goal that was set by it, or at least the bytes of the heap. Whatever else of
 answer better: GOGC, globals and stacks, processor time of the collector, pauses, GOMAXPROCS.
 
 Where cycles lie between two samples is not known: they are spread evenly over what was allocated meanwhile, and what
-was alive is known where the last of them was. Bytes marked count what was born during the mark; a sample cannot tell
-them apart, so what is alive comes out high by as much (a few percent, but where marks take most of the time).
+was alive is known where the last of them was. Bytes marked count what was born during the mark. How much that is no
+sample tells; where the collector's processor time is there, a mark is taken to last as long as a quarter of all Ps
+needs for it, and what the program allocates in so long comes off. Where it is not, what is alive comes out too high.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ _BLOCK = 4096
 _MOST = 2.0**56
 _HEAP_MINIMUM = 4 << 20
 _MOST_CYCLES = 1 << 22
+_MOST_BORN = 0.75
 
 
 # ---- rows ----
@@ -364,6 +366,7 @@ def _source(samples: Samples, gogc: int, procs: int, costs: Costs) -> CurveSourc
     counts = np.diff(columns["cycles"]).astype(np.int64)
     counts = np.maximum(counts if counts.sum() <= _MOST_CYCLES else counts * _MOST_CYCLES // counts.sum(), 0)
     marked = _marked(samples, gogc, roots)
+    alive = marked * (1 - _share_born(samples, marked, procs))
     new = np.flatnonzero(counts)
     at = total[new + 1] - np.diff(total)[new] / (2 * counts[new])
     peak = float(max(marked.max(), _filled(columns["heap"]).max() if "heap" in columns else 0.0))
@@ -373,7 +376,7 @@ def _source(samples: Samples, gogc: int, procs: int, costs: Costs) -> CurveSourc
     own = _own_time(samples, procs)
     begin = _spread(total, counts)
     begin = apart(begin, chunk)
-    live = np.concatenate([[marked[0]], marked[new + 1], [marked[-1]]])
+    live = np.concatenate([[alive[0]], alive[new + 1], [alive[-1]]])
     forced = np.diff(columns["forced"]) if "forced" in columns else np.zeros(len(counts))
     return CurveSource(
         allocated=order,
@@ -386,7 +389,7 @@ def _source(samples: Samples, gogc: int, procs: int, costs: Costs) -> CurveSourc
         chunk=chunk,
         procs=procs,
         busy=_busy(samples, procs),
-        costs=_costs(samples, marked, roots, procs, costs),
+        costs=_costs(samples, alive, roots, procs, costs),
         globals_bytes=round(roots),
         origin=samples.origin | {"gogc": str(gogc)},
     )
@@ -429,10 +432,14 @@ def _own_time(samples: Samples, procs: int) -> Floats:
     return np.maximum.accumulate(np.maximum(own, 0.0))
 
 
-def _mark_seconds(samples: Samples, procs: int) -> float | None:
-    """Return seconds of processor time that marking took between the first sample and the last; None: unknown."""
+def _mark_seconds(samples: Samples, procs: int, *, idle: bool = True) -> float | None:
+    """Return seconds of processor time that marking took between the first sample and the last; None: unknown.
+
+    idle: that of Ps that had nothing else to do counts too, where it is known.
+    """
     columns = samples.columns
-    marking: list[str] = [n for n in ("assist_s", "dedicated_s", "idle_s") if n in columns]
+    names = ("assist_s", "dedicated_s", *(["idle_s"] if idle else []))
+    marking: list[str] = [n for n in names if n in columns]
     parts = marking or ["gc_s"]
     if parts[0] in columns:
         filled = [_filled(columns[name]) for name in parts]
@@ -440,6 +447,21 @@ def _mark_seconds(samples: Samples, procs: int) -> float | None:
     if "gc_share" in columns:
         return float(_filled(columns["gc_share"])[-1]) * procs * samples.duration_ns / 1e9
     return None
+
+
+def _share_born(samples: Samples, marked: Floats, procs: int) -> float:
+    """Return which part of what was marked was born during the mark, on average; 0 where nothing tells.
+
+    Workers and assists take a quarter of the Ps, so marks last 4 / procs of their processor time, in all; of all bytes
+    allocated as great a part falls in them as they are of the time.
+    """
+    seconds = _mark_seconds(samples, procs, idle=False)
+    bytes_marked = float((marked[1:] * np.diff(samples.columns["cycles"])).sum())
+    if seconds is None or not bytes_marked or not samples.duration_ns:
+        return 0.0
+    share = min(max(seconds * 1e9 * 4 / procs / samples.duration_ns, 0.0), 1.0)
+    allocated = float(samples.columns["allocated"][-1] - samples.columns["allocated"][0])
+    return min(share * allocated / bytes_marked, _MOST_BORN)
 
 
 def _costs(samples: Samples, marked: Floats, roots: float, procs: int, costs: Costs) -> Costs:
