@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ from pymem.errors import RecordingError
 from pymem.replay import replay
 from pymem.rerun import Rerun, rerun
 from pymem.workload import Event, open_recording, open_stream
-from pymem.workload.curve import LEAST_CHUNK, CurveSource, bounded, chunk_bytes
+from pymem.workload.curve import LEAST_PIECE, CurveSource, bounded, piece_bytes
 from pymem.workload.gctrace_log import NO_GOAL, GCTraceLog, has_gctrace, read_gctrace_log
 from pymem.workload.sources import kind_of_file
 
@@ -237,7 +238,7 @@ def test_any_numbers(tmp_path_factory: pytest.TempPathFactory, lines: list[str])
 
 
 def _source(
-    live: list[float], allocated: list[float], *, procs: int = 1, chunk: int = LEAST_CHUNK
+    live: list[float], allocated: list[float], *, procs: int = 1, piece: int = LEAST_PIECE
 ) -> CurveSource:
     points = np.array(allocated)
     marks = points[1:-1]
@@ -249,7 +250,7 @@ def _source(
         mark_end=marks,
         forced=np.zeros(len(marks), bool),
         tier="gctrace",
-        chunk=chunk,
+        piece=piece,
         procs=procs,
         busy=procs,
     )
@@ -263,19 +264,19 @@ def _source(
 )
 def test_rows_follow_the_curve(points: list[tuple[int, int]], procs: int, size: int) -> None:
     """Rows are the same in any chunks, allocate what the curve says, and leave alive what it says; they replay."""
-    allocated = np.cumsum([0, *(p[0] + LEAST_CHUNK for p in points)]).astype(float).tolist()
+    allocated = np.cumsum([0, *(p[0] + LEAST_PIECE for p in points)]).astype(float).tolist()
     source = _source([0.0, *(float(p[1]) for p in points)], allocated, procs=procs)
     parts = list(source.chunks(size))
     assert all(0 < len(part) <= size for part in parts)
     kind = np.concatenate([part.kind for part in parts])
     time = np.concatenate([part.time for part in parts])
     born, died = (int((kind == k).sum()) for k in (Event.ALLOC, Event.DEATH))
-    assert born == int(source.allocated[-1] / source.chunk)
+    assert born == int(source.allocated[-1] / source.piece)
     assert (np.diff(time) >= 0).all()
     slopes = np.abs(np.diff(source.live) / np.diff(source.allocated))
-    near = (2 + 2 * slopes.max()) * source.chunk  # an amount is known to a chunk, and so is its place
-    assert abs((born - died) * source.chunk - source.live[-1]) <= near
-    assert abs(len(kind) - len(source)) <= near // source.chunk
+    near = (2 + 2 * slopes.max()) * source.piece  # an amount is known to a piece, and so is its place
+    assert abs((born - died) * source.piece - source.live[-1]) <= near
+    assert abs(len(kind) - len(source)) <= near // source.piece
     run = replay(source)
     assert len(run.cycles) == source.cycles
     for cycle, live in zip(run.cycles, source.live[1:-1], strict=True):
@@ -293,11 +294,11 @@ def test_starts_amid(tmp_path: Path) -> None:
     assert len(rerun(source, gogc=100).cycles) == pytest.approx(40, abs=6)
 
 
-def test_chunks_are_bounded() -> None:
-    """Some 1,000 chunks in a heap; in a long log as few as 32, and never less than a page each."""
-    assert chunk_bytes(peak=4 * MB, allocated=100 * MB) == LEAST_CHUNK
-    assert chunk_bytes(peak=1 << 30, allocated=1 << 36) == 1 << 20
-    assert chunk_bytes(peak=1 << 30, allocated=1 << 46) == 1 << 25
+def test_pieces_are_bounded() -> None:
+    """Some 1,000 pieces in a heap; in a long log as few as 32, and never less than a page each."""
+    assert piece_bytes(peak=4 * MB, allocated=100 * MB) == LEAST_PIECE
+    assert piece_bytes(peak=1 << 30, allocated=1 << 36) == 1 << 20
+    assert piece_bytes(peak=1 << 30, allocated=1 << 46) == 1 << 25
 
 
 def test_forced_cycles_stay(tmp_path: Path) -> None:
@@ -342,3 +343,31 @@ def test_predictions(tmp_path: Path) -> None:
     assert len(errors) == 56
     assert statistics.fmean(e[0] for e in errors) < 0.10
     assert statistics.median(e[1] for e in errors) < 0.10
+
+
+# ---- on the command line ----
+
+
+def test_info_and_replay(pymem: Command, tmp_path: Path) -> None:
+    """`info` says what is in a log, `replay` runs it again, `check` says what it would need."""
+    path = tmp_path / "app.log"
+    path.write_text("hello\n" + _steady(40) + "\ngc 41 @0.5s")
+    told = pymem("info", str(path), "--json").json
+    assert (told["tier"], told["cycles"], told["lines"], told["damaged_lines"]) == ("gctrace", 40, 42, 1)
+    assert "a log of GODEBUG=gctrace=1" in pymem("info", str(path)).out
+    assert pymem("replay", str(path), "--json").json["events"] > 1000
+    assert pymem("replay", str(path), "--gogc", "200", "--json").json["num_gc"] < 30
+    failed = pymem("check", str(path))
+    assert (failed.status, "pymem record" in failed.err) == (2, True)
+
+
+def test_info_of_samples(pymem: Command, tmp_path: Path) -> None:
+    """`info` says what samples have."""
+    path = tmp_path / "app.csv"
+    path.write_text(
+        "time,TotalAlloc,NumGC,NextGC\n" + "".join(f"{i},{i << 23},{i},20000000\n" for i in range(9))
+    )
+    told = pymem("info", str(path), "--json").json
+    assert (told["tier"], told["cycles"], told["samples"]) == ("samples", 8, 9)
+    assert told["fields"] == ["time", "allocated", "cycles", "goal"]
+    assert "9 of time" in pymem("info", str(path)).out

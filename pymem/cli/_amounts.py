@@ -43,7 +43,7 @@ def _common(file: str, source: CurveSource, duration_ns: int) -> dict[str, Any]:
         "procs": source.procs,
         "busy_procs": source.busy,
         "bytes_allocated": int(source.allocated[-1]),
-        "chunk_bytes": source.chunk,
+        "piece_bytes": source.piece,
         "live_least": int(source.live.min()) if len(source.live) < 3 else int(source.live[1:].min()),
         "live_most": int(source.live.max()),
         "live_last": int(source.live[-1]),
@@ -95,7 +95,7 @@ def report_amounts(facts: dict[str, Any]) -> None:
         ),
         (
             "Allocated",
-            f"{format_bytes(facts['bytes_allocated'])}, known in chunks of {format_bytes(facts['chunk_bytes'])}",
+            f"{format_bytes(facts['bytes_allocated'])}, known in pieces of {format_bytes(facts['piece_bytes'])}",
         ),
         ("Alive", f"{format_bytes(facts['live_least'])} to {format_bytes(facts['live_most'])} at a mark"),
         ("Roots", f"{format_bytes(facts['roots_bytes'])} of globals and stacks"),

@@ -1,11 +1,11 @@
 """A program of which only the amounts are known: so much allocated by then, so much of it alive.
 
-Logs and samples tell neither objects nor lifetimes. So memory is handed out in equal chunks, each an object of its own,
+Logs and samples tell neither objects nor lifetimes. So memory is handed out in equal pieces, each an object of its own,
 as many as the amount allocated, and as many are alive as the amount alive says. That is all that a pacer asks of a
-program: where a mark begins, what it finds is the live curve there, whichever chunks these are.
+program: where a mark begins, what it finds is the live curve there, whichever pieces these are.
 
-The youngest chunk dies first. Nothing tells which does; this way what lives long stays where it is, as it does in
-programs most of whose objects die young, and a handle is the chunk's place in a pile: both come out of running sums.
+The youngest piece dies first. Nothing tells which does; this way what lives long stays where it is, as it does in
+programs most of whose objects die young, and a handle is the piece's place in a pile: both come out of running sums.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
     Ints = npt.NDArray[np.int64]
 
-__all__ = ["LEAST_CHUNK", "CurveSource", "apart", "bounded", "chunk_bytes"]
+__all__ = ["LEAST_PIECE", "CurveSource", "apart", "bounded", "piece_bytes"]
 
-LEAST_CHUNK = 8192
-"""Bytes: a page. A chunk is a span, so no span is partly filled, and heapLive is what was allocated."""
+LEAST_PIECE = 8192
+"""Bytes: a page. A piece is a span, so no span is partly filled, and heapLive is what was allocated."""
 _HEADER = 8
-"""Bytes that Go puts in front of an object with pointers; a chunk asks for so much less, to fill its slot."""
+"""Bytes that Go puts in front of an object with pointers; a piece asks for so much less, to fill its slot."""
 _LARGE = 32 << 10
-"""Bytes above which a chunk has no header."""
-_CHUNKS_A_HEAP = 1024
+"""Bytes above which a piece has no header."""
+_PIECES_A_HEAP = 1024
 _FEWEST_A_HEAP = 32
-_MOST_CHUNKS = 1 << 21
-"""Chunks in all, as long as the heap has some at a time."""
+_MOST_PIECES = 1 << 21
+"""Pieces in all, as long as the heap has some at a time."""
 _PART = 1 << 16
-"""Chunks made into rows at a time."""
+"""Pieces made into rows at a time."""
 
 
-def chunk_bytes(*, peak: float, allocated: float) -> int:
-    """Return bytes a chunk, a power of two: some 1,000 chunks in the heap, 2 million in all, but 32 in the heap."""
-    size = LEAST_CHUNK
-    while size * 2 * _CHUNKS_A_HEAP <= peak:
+def piece_bytes(*, peak: float, allocated: float) -> int:
+    """Return bytes a piece, a power of two: some 1,000 pieces in the heap, 2 million in all, but 32 in the heap."""
+    size = LEAST_PIECE
+    while size * 2 * _PIECES_A_HEAP <= peak:
         size *= 2
-    while allocated / size > _MOST_CHUNKS and size * 2 * _FEWEST_A_HEAP <= peak:
+    while allocated / size > _MOST_PIECES and size * 2 * _FEWEST_A_HEAP <= peak:
         size *= 2
     return size
 
 
 class _Special(NamedTuple):
-    """Rows that are no chunk's, in order."""
+    """Rows that are no piece's, in order."""
 
-    chunk: Ints
-    """They come before the chunk of this number."""
+    piece: Ints
+    """They come before the piece of this number."""
     kind: npt.NDArray[np.uint8]
     flags: npt.NDArray[np.uint8]
     object: npt.NDArray[np.uint64]
@@ -83,8 +83,8 @@ class CurveSource:
     forced: npt.NDArray[np.bool_]
     tier: str
     """`gctrace` or `samples`."""
-    chunk: int
-    """Bytes of a chunk."""
+    piece: int
+    """Bytes of a piece."""
     procs: int = 1
     busy: int = 1
     """Ps that the program keeps at work; its allocations go round them."""
@@ -104,20 +104,20 @@ class CurveSource:
 
     def __post_init__(self) -> None:
         if not self.types:
-            size = self.chunk
+            size = self.piece
             object.__setattr__(self, "types", (UNKNOWN, WorkloadType("memory", size, size)))
 
     def __len__(self) -> int:
         """Return how many rows there are: exactly but for deaths, of which a few may be more."""
-        births = int(self.allocated[-1] / self.chunk) if len(self.allocated) else 0
-        left = round(float(self.live[-1]) / self.chunk) if len(self.live) else 0
+        births = int(self.allocated[-1] / self.piece) if len(self.allocated) else 0
+        left = round(float(self.live[-1]) / self.piece) if len(self.live) else 0
         start = 2 * self._start + 1 if self._start else 0
         return self.procs + start + births + births + self._start - left + len(self.forced) * (4 + self.procs)
 
     @property
     def _start(self) -> int:
-        """Chunks of the heap that it all starts from."""
-        return round(float(self.live[0]) / self.chunk) if len(self.live) else 0
+        """Pieces of the heap that it all starts from."""
+        return round(float(self.live[0]) / self.piece) if len(self.live) else 0
 
     @property
     def cycles(self) -> int:
@@ -134,7 +134,7 @@ class CurveSource:
 
     def _parts(self) -> Iterator[Columns]:
         special = self._special()
-        births = int(self.allocated[-1] / self.chunk) if len(self.allocated) else 0
+        births = int(self.allocated[-1] / self.piece) if len(self.allocated) else 0
         pile = self._start
         yield self._beginning()
         for first in range(0, births + 1, _PART):
@@ -155,66 +155,66 @@ class CurveSource:
         rows["time"][:] = round(float(self.time_ns[0])) if len(self.time_ns) else 0
         if n:
             rows["kind"][-1] = Event.START_DONE
-            base = self.arena_base + np.arange(n, dtype=np.uint64) * np.uint64(self.chunk)
+            base = self.arena_base + np.arange(n, dtype=np.uint64) * np.uint64(self.piece)
             spans, objects = slice(self.procs, self.procs + n), slice(self.procs + n, self.procs + 2 * n)
             rows["expect"][spans] = rows["expect"][objects] = base
-            rows["size"][spans] = self.chunk // LEAST_CHUNK
+            rows["size"][spans] = self.piece // LEAST_PIECE
             rows["object"][objects] = np.arange(n)
             rows["type"][objects] = 1
         return Columns(**rows)
 
     def _special(self) -> _Special:
-        """Return the rows of the recorded marks, before which chunk they come."""
+        """Return the rows of the recorded marks, before which piece they come."""
         kinds = [Event.SWEEP_DONE, Event.FLIP, *[Event.FLUSH] * self.procs, Event.GC_END, Event.SWEEP_ALL]
         n, width = len(self.forced), len(kinds)
-        begin = np.rint(self.mark_begin / self.chunk).astype(np.int64)
-        end = np.maximum(np.rint(self.mark_end / self.chunk).astype(np.int64), begin)
-        chunk = np.repeat(end[:, None], width, axis=1)
-        chunk[:, 0] = begin
+        begin = np.rint(self.mark_begin / self.piece).astype(np.int64)
+        end = np.maximum(np.rint(self.mark_end / self.piece).astype(np.int64), begin)
+        piece = np.repeat(end[:, None], width, axis=1)
+        piece[:, 0] = begin
         objects = np.zeros((n, width), np.uint64)
         objects[:, 2 : 2 + self.procs] = np.arange(self.procs)
         flags = np.zeros((n, width), np.uint8)
         flags[:, -2] = self.forced
         return _Special(
-            np.maximum.accumulate(chunk.ravel()),
+            np.maximum.accumulate(piece.ravel()),
             np.tile(np.array(kinds, np.uint8), n),
             flags.ravel(),
             objects.ravel(),
         )
 
     def _rows(self, first: int, last: int, pile: int, special: _Special) -> tuple[Columns, int]:
-        """Make the rows of chunks from first to before last, and of marks before them; return the pile's height too.
+        """Make the rows of pieces from first to before last, and of marks before them; return the pile's height too.
 
         After each birth come the deaths that make the pile as high as the curve says, if it can be: a pile grows by one
         a birth. So the height after birth j is the least of heights wanted at i <= j, plus j - i.
         """
         births = np.arange(first, last)
-        at = (births + 1.0) * self.chunk
-        wanted = np.rint(np.interp(at, self.allocated, self.live) / self.chunk).astype(np.int64)
+        at = (births + 1.0) * self.piece
+        wanted = np.rint(np.interp(at, self.allocated, self.live) / self.piece).astype(np.int64)
         steps = np.arange(1, len(births) + 1)
         height = np.minimum.accumulate(np.concatenate([[pile], wanted - steps]))[1:] + steps
         before = np.concatenate([[pile], height])[:-1]
         deaths = before + 1 - height
-        lo, hi = np.searchsorted(special.chunk, [first, last if last > first else first + 1])
-        if last == int(self.allocated[-1] / self.chunk):
-            hi = len(special.chunk)
+        lo, hi = np.searchsorted(special.piece, [first, last if last > first else first + 1])
+        if last == int(self.allocated[-1] / self.piece):
+            hi = len(special.piece)
         where = np.minimum(
-            special.chunk[lo:hi] - first, len(births)
+            special.piece[lo:hi] - first, len(births)
         )  # births that come before each special row
         rows_before = np.concatenate([[0], np.cumsum(1 + deaths)])
         at_special = rows_before[where] + np.arange(hi - lo)
         rows = _empty(int(rows_before[-1]) + hi - lo)
         plain = np.ones(len(rows["kind"]), bool)
         plain[at_special] = False
-        self._fill_chunks(rows, np.flatnonzero(plain), births, before, deaths)
+        self._fill_pieces(rows, np.flatnonzero(plain), births, before, deaths)
         for name in ("kind", "flags", "object"):
             rows[name][at_special] = getattr(special, name)[lo:hi]
-        times = np.interp(special.chunk[lo:hi] * float(self.chunk), self.allocated, self.time_ns)
+        times = np.interp(special.piece[lo:hi] * float(self.piece), self.allocated, self.time_ns)
         rows["time"][at_special] = np.rint(times)
         rows["time"] = np.maximum.accumulate(rows["time"])
         return Columns(**rows), int(height[-1]) if len(height) else pile
 
-    def _fill_chunks(
+    def _fill_pieces(
         self, rows: dict[str, npt.NDArray[Any]], plain: Ints, births: Ints, before: Ints, deaths: Ints
     ) -> None:
         """Fill the rows of births, and of the deaths after each, which take from the top of the pile."""
@@ -223,11 +223,11 @@ class CurveSource:
         born = nth == 0
         rows["kind"][plain] = np.where(born, int(Event.ALLOC), int(Event.DEATH))
         rows["object"][plain] = np.where(born, before[of], before[of] + 1 - nth)
-        times = np.interp((births + 1.0) * self.chunk, self.allocated, self.time_ns)
+        times = np.interp((births + 1.0) * self.piece, self.allocated, self.time_ns)
         rows["time"][plain] = np.rint(times)[of]
         rows["proc"][plain] = np.where(born, births[of] % self.busy, -1)
         alloc = plain[born]
-        rows["size"][alloc] = self.chunk - (_HEADER if self.chunk <= _LARGE else 0)
+        rows["size"][alloc] = self.piece - (_HEADER if self.piece <= _LARGE else 0)
         rows["type"][alloc] = 1
         rows["goroutine"][alloc] = births % self.busy + 1
 
@@ -242,8 +242,8 @@ def bounded(live: Floats, allocated: Floats) -> Floats:
     return np.maximum(np.minimum(np.maximum(live, 0.0), over + allocated), 0.0)
 
 
-def apart(allocated: Floats, chunk: int) -> Floats:
-    """Return amounts that rise by a chunk at least from one to the next, so that each has a place on the curve."""
-    steps = np.arange(len(allocated)) * float(chunk)
+def apart(allocated: Floats, piece: int) -> Floats:
+    """Return amounts that rise by a piece at least from one to the next, so that each has a place on the curve."""
+    steps = np.arange(len(allocated)) * float(piece)
     rising: Floats = np.maximum.accumulate(allocated - steps) + steps
     return rising

@@ -27,7 +27,7 @@ from pymem.gc.costs import Costs
 from pymem.gc.cpu import TIME_SLICE
 from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS
 from pymem.stats.gctrace import GCTraceLine, parse_gctrace
-from pymem.workload.curve import CurveSource, apart, bounded, chunk_bytes
+from pymem.workload.curve import CurveSource, apart, bounded, piece_bytes
 from pymem.workload.trace_stream import MOST_PROCS
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ _ENOUGH = 3
 """Goals that tell of GOGC."""
 _TRIGGER = 45 / 64
 """Of the way from live heap to goal: no trigger is earlier. Go: minTriggerRatioDistance."""
+_DEDICATED = 4
+"""Ps from which on whole ones are set aside for marking."""
 _LEAST_SLICE = 100_000.0
 """ns."""
 _LOST = 4
@@ -422,8 +424,8 @@ def _source(log: GCTraceLog, figures: _Figures, costs: Costs) -> CurveSource:
     first = 0.0 if log.amid else float(figures.heap0[0])
     between = figures.during[:-1] + np.maximum(figures.heap0[1:] - figures.heap2[:-1], 0.0)
     begin = first + np.concatenate([[0.0], np.cumsum(between)])
-    chunk = chunk_bytes(peak=float(figures.heap1.max()), allocated=float(begin[-1]))
-    begin = apart(begin, chunk)
+    piece = piece_bytes(peak=float(figures.heap1.max()), allocated=float(begin[-1]))
+    begin = apart(begin, piece)
     time = _own_time(cycles, procs, busy)
     last = float(figures.during[-1]) + _rest(figures) / 2
     speed = last / max(begin[-1] - begin[-2], 1.0) if len(begin) > 1 else 0.0
@@ -440,10 +442,10 @@ def _source(log: GCTraceLog, figures: _Figures, costs: Costs) -> CurveSource:
         mark_end=mark_end,
         forced=np.ascontiguousarray(cycles["forced"]),
         tier="gctrace",
-        chunk=chunk,
+        piece=piece,
         procs=procs,
         busy=busy,
-        costs=_costs(figures, costs, chunk),
+        costs=_costs(figures, costs, piece),
         globals_bytes=round(figures.roots),
         gives_way_ns=_gives_way(cycles),
         origin=log.origin | ({"gogc": str(figures.gogc)} if figures.gogc else {}),
@@ -460,14 +462,16 @@ def _rest(figures: _Figures) -> float:
 
 
 def _busy(cycles: npt.NDArray[Any], procs: int) -> int:
-    """Return how many Ps the program kept at work: those on which nobody marked for want of anything better to do."""
+    """Return how many Ps the program kept at work while marking.
+
+    Those are not its own on which workers marked for want of anything better to do, and dedicated workers had; below 4
+    Ps there are no dedicated ones, and a fractional one has only a share of each P. Go: startCycle.
+    """
     marking = float(cycles["mark_ns"].sum())
     if not marking:
         return 1
-    workers = (cycles["background_cpu_ns"].sum() + cycles["idle_cpu_ns"].sum()) / marking
-    dedicated = cycles["background_cpu_ns"].sum() / marking
-    idle = workers - dedicated
-    return int(min(max(round(procs - idle - (dedicated if procs > 3 else 0.0)), 1), procs))
+    others = cycles["idle_cpu_ns"].sum() + (cycles["background_cpu_ns"].sum() if procs >= _DEDICATED else 0)
+    return int(min(max(round(procs - float(others) / marking), 1), procs))
 
 
 def _own_time(cycles: npt.NDArray[Any], procs: int, busy: int) -> Floats:
@@ -502,10 +506,10 @@ def _gives_way(cycles: npt.NDArray[Any]) -> float | None:
     return max(2 * waited / came, _LEAST_SLICE) if came else None
 
 
-def _costs(figures: _Figures, costs: Costs, chunk: int) -> Costs:
+def _costs(figures: _Figures, costs: Costs, piece: int) -> Costs:
     """Return what collecting cost: marking by the byte alone, as the log knows no objects; pauses in the middle.
 
-    Page faults are in the program's time already. A chunk's span stands for as many of a page as it has.
+    Page faults are in the program's time already. A piece's span stands for as many of a page as it has.
     """
     cycles = figures.cycles
     cpu = sum(float(cycles[name].sum()) for name in ("assist_cpu_ns", "background_cpu_ns", "idle_cpu_ns"))
@@ -514,7 +518,7 @@ def _costs(figures: _Figures, costs: Costs, chunk: int) -> Costs:
         costs,
         mark_byte_ns=min(cpu / work, 1e6) if cpu and work else costs.mark_byte_ns,
         mark_object_ns=0.0,
-        sweep_span_ns=costs.sweep_span_ns * min(chunk >> 13, 1024),
+        sweep_span_ns=costs.sweep_span_ns * min(piece >> 13, 1024),
         stop_ns=round(min(float(np.median(cycles["sweep_term_ns"])), 1e8)),
         term_ns=round(min(float(np.median(cycles["mark_term_ns"])), 1e8)),
         fault_page_ns=0.0,

@@ -26,7 +26,7 @@ from pymem._files import check_regular
 from pymem.errors import RecordingError
 from pymem.gc.costs import Costs
 from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS
-from pymem.workload.curve import CurveSource, apart, bounded, chunk_bytes
+from pymem.workload.curve import CurveSource, apart, bounded, piece_bytes
 from pymem.workload.trace_stream import MOST_PROCS
 
 if TYPE_CHECKING:
@@ -370,12 +370,12 @@ def _source(samples: Samples, gogc: int, procs: int, costs: Costs) -> CurveSourc
     new = np.flatnonzero(counts)
     at = total[new + 1] - np.diff(total)[new] / (2 * counts[new])
     peak = float(max(marked.max(), _filled(columns["heap"]).max() if "heap" in columns else 0.0))
-    chunk = chunk_bytes(peak=peak * (1 + gogc / 100), allocated=float(total[-1]))
+    piece = piece_bytes(peak=peak * (1 + gogc / 100), allocated=float(total[-1]))
     points = np.concatenate([[0.0], at, [max(total[-1], at[-1] if len(at) else 0.0)]])
-    order = apart(points, chunk)
+    order = apart(points, piece)
     own = _own_time(samples, procs)
     begin = _spread(total, counts)
-    begin = apart(begin, chunk)
+    begin = apart(begin, piece)
     live = np.concatenate([[alive[0]], alive[new + 1], [alive[-1]]])
     forced = np.diff(columns["forced"]) if "forced" in columns else np.zeros(len(counts))
     return CurveSource(
@@ -386,7 +386,7 @@ def _source(samples: Samples, gogc: int, procs: int, costs: Costs) -> CurveSourc
         mark_end=begin,
         forced=_forced(counts, np.nan_to_num(forced)),
         tier="samples",
-        chunk=chunk,
+        piece=piece,
         procs=procs,
         busy=_busy(samples, procs),
         costs=_costs(samples, alive, roots, procs, costs),

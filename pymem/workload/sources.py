@@ -88,7 +88,7 @@ def open_recording(path: str | os.PathLike[str]) -> Workload:
 def open_stream(path: str | os.PathLike[str]) -> Workload | TraceStream | CurveSource:
     """Open a file to be replayed or run again: an execution trace of any length streams through.
 
-    A log of gctrace and samples of MemStats or runtime/metrics become sources of equal chunks of memory.
+    A log of gctrace and samples of MemStats or runtime/metrics become sources of equal pieces of memory.
     """
     kind = kind_of_file(path)
     if kind == "trace":
