@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from pymem.gc.costs import Costs
+from pymem.replay import EventSource
 from pymem.rerun import Rerun, rerun
 from pymem.workload.sources import open_stream
-from pymem.workload.trace_stream import TraceStream
-from pymem.workload.workload import Workload
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "reruns.json"
 FIGURES: dict[str, Callable[[Rerun], float]] = {
@@ -72,7 +71,7 @@ class Row:
 
 
 @cache
-def _open(path: Path) -> TraceStream | Workload:
+def _open(path: Path) -> EventSource:
     return open_stream(path)  # one stream for all settings: it remembers what it was calibrated to
 
 

@@ -102,7 +102,7 @@ def read_program(
 
     Args:
         source: the recording.
-        costs: what collecting costs where the recording does not tell; None: `Costs()`.
+        costs: what collecting costs where an execution trace does not tell; None: what the source says, or `Costs()`.
         globals_bytes: globals that hold pointers; None: the record's, or an empty program's where it does not tell.
         spread: move deaths from the mark that found them to somewhere since the one before (`spread_deaths`).
         calibrated: take off what recording cost, and have marking cost what it did then (`calibrate`). Of execution
@@ -113,8 +113,11 @@ def read_program(
     Raises what `replay` raises.
 
     """
-    costs = Costs() if costs is None else costs
-    if globals_bytes is not None:
+    if costs is None:  # some sources say what collecting cost
+        costs = (getattr(source, "costs", None) if calibrated else None) or Costs()
+    if globals_bytes is None:  # and how large they were
+        globals_bytes = getattr(source, "globals_bytes", None)
+    else:
         globals_bytes = whole("globals_bytes", globals_bytes, 0, MAX_INT64)
     calibration = None
     if isinstance(source, TraceStream):

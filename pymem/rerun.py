@@ -179,6 +179,8 @@ class _Emulation:
         self.collector.turns.phase_ns = chance.phase_ns
         if self._time and procs == program.procs:
             self.collector.turns.gives_way_ns = self._time.gives_way_ns
+        elif told := getattr(program.source, "gives_way_ns", None):  # of sources that know amounts only
+            self.collector.turns.gives_way_ns = told
         self._last: float | None = None
         self._fault_byte_ns = costs.fault_page_ns / lib.PYMEM_PAGE_SIZE
         self._touched: int | None = None  # bytes of memory that the program had last

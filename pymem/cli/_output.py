@@ -33,7 +33,11 @@ __all__ = [
 ]
 
 File = Annotated[
-    str, typer.Argument(metavar="FILE", help="An exact recording, an execution trace, or a saved workload.")
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="An exact recording, an execution trace, a saved workload, a log of gctrace, or a table of samples.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, without hints or progress.")]
 

@@ -27,18 +27,30 @@ _PRECISION = {
 
 
 def info(file: File, *, as_json: Json = False) -> None:
-    """Say what is in a recording.
+    """Say what is in a recording, a log of gctrace, or a table of samples.
 
     Its length, objects, types and collections, and how exactly it knows them.
     """
-    from pymem.workload.sources import open_stream
+    from pymem.cli._amounts import amounts_facts, report_amounts
+    from pymem.workload.curve import CurveSource
+    from pymem.workload.sources import kind_of_file, open_stream
 
+    if kind_of_file(file) in {"gctrace", "samples"}:
+        told = amounts_facts(file)
+        if as_json:
+            print_json(told)
+        else:
+            report_amounts(told)
+            suggest(["replay", file, "--gogc", "200"])
+        return
     trace = _trace_info(file)
     if trace and not trace.has_allocations:
         facts = _trace_facts(file, trace)
     else:
         with progress("reading", file, quiet=as_json):
-            facts = _workload_facts(file, open_stream(file), trace)
+            source = open_stream(file)
+            assert not isinstance(source, CurveSource)
+            facts = _workload_facts(file, source, trace)
     if as_json:
         print_json(facts)
     else:

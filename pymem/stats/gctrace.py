@@ -94,9 +94,9 @@ GCTRACE = re.compile(
     rf" (?P<clock0>{_MS})\+(?P<clock1>{_MS})\+(?P<clock2>{_MS}) ms clock,"
     rf" (?P<cpu0>{_MS})\+(?P<cpu1>{_MS})/(?P<cpu2>{_MS})/(?P<cpu3>{_MS})\+(?P<cpu4>{_MS}) ms cpu,"
     r" (?P<heap0>\d+)->(?P<heap1>\d+)->(?P<heap2>\d+) MB, (?P<goal>\d+) MB goal,"
-    r" (?P<stacks>\d+) MB stacks, (?P<globals>\d+) MB globals, (?P<procs>\d+) P(?P<forced> \(forced\))?"
+    r"(?: (?P<stacks>\d+) MB stacks, (?P<globals>\d+) MB globals,)? (?P<procs>\d+) P(?P<forced> \(forced\))?"
 )
-"""A line of gctrace from Go 1.18 to 1.27, wherever it stands in a line of a log."""
+"""A line of gctrace, wherever it stands in a line of a log, of Go 1.5 to 1.27. Before 1.18: no stacks, no globals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +129,7 @@ class GCTraceLine:
     heap2: int
     goal: int
     stacks: int
+    """-1, as globals: the line has none."""
     globals: int
     gomaxprocs: int
     forced: bool = False
@@ -139,10 +140,12 @@ class GCTraceLine:
         cpu = f"{format_ms(self.sweep_term_cpu_ns)}+{marking}+{format_ms(self.mark_term_cpu_ns)}"
         heap = "->".join(str(n >> _MB) for n in (self.heap0, self.heap1, self.heap2))
         leaks = " (checking for goroutine leaks)" if self.leak_check else ""
+        roots = (
+            f" {self.stacks >> _MB} MB stacks, {self.globals >> _MB} MB globals," if self.stacks >= 0 else ""
+        )
         return (
             f"gc {self.number} @{_divided(self.at_ns // 1_000_000, 3)}s {self.percent}%{leaks}:"
-            f" {clock} ms clock, {cpu} ms cpu, {heap} MB, {self.goal >> _MB} MB goal,"
-            f" {self.stacks >> _MB} MB stacks, {self.globals >> _MB} MB globals,"
+            f" {clock} ms clock, {cpu} ms cpu, {heap} MB, {self.goal >> _MB} MB goal,{roots}"
             f" {self.gomaxprocs} P{' (forced)' if self.forced else ''}"
         )
 
@@ -198,8 +201,8 @@ def parse_gctrace(line: str) -> GCTraceLine | None:
         heap1=int(match["heap1"]) << _MB,
         heap2=int(match["heap2"]) << _MB,
         goal=int(match["goal"]) << _MB,
-        stacks=int(match["stacks"]) << _MB,
-        globals=int(match["globals"]) << _MB,
+        stacks=int(match["stacks"]) << _MB if match["stacks"] else -1,
+        globals=int(match["globals"]) << _MB if match["globals"] else -1,
         gomaxprocs=int(match["procs"]),
         forced=match["forced"] is not None,
     )
