@@ -19,6 +19,7 @@ from pymem.cli.lab import lab
 from pymem.cli.record import record
 from pymem.cli.replay import replay
 from pymem.cli.whatif import recommend, whatif
+from pymem.cli.report import report
 from pymem.errors import CorruptHeapError, PymemError
 
 __all__ = ["app", "main"]
@@ -113,6 +114,12 @@ app.command(
 app.command(epilog=_example("pymem check json.trace", "pymem check app.log --mode open-loop --fail-under 1"))(
     check
 )
+app.command(
+    epilog=_example(
+        "pymem report json.trace",
+        "pymem report json.trace --gogc 200 --memory-limit 512MiB -o json.html --png pictures",
+    )
+)(report)
 app.command(epilog=_example("pymem lab", "pymem lab churn", "pymem lab churn --save churn.pymem"))(lab)
 
 

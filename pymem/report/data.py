@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pymem.replay import ClassUse, EventSource
     from pymem.rerun import Rerun
 
-__all__ = ["BANDS", "NO_GOAL", "CensusLike", "Pauses", "ReportData", "TypeLifeLike", "gather"]
+__all__ = ["BANDS", "NO_GOAL", "CensusLike", "Pauses", "ReportData", "TypeLifeLike", "gather", "pauses_of"]
 
 NO_GOAL = 1 << 60
 """Bytes from which on a goal is that of GOGC=off: exabytes."""
@@ -222,7 +222,7 @@ def gather(
         tier=source.tier,
         command=origin.get("command", ""),
         run=run,
-        pauses=_pauses(run.cycles),
+        pauses=pauses_of(run.cycles),
         mmu=mmu_curve(run.cycles, run.virtual_ns),
         heap_map=heap_map(source, progress=passes[1]),
         census=_census(source),
@@ -250,7 +250,8 @@ def _census(source: EventSource) -> CensusLike | None:
     return census
 
 
-def _pauses(cycles: Sequence[CycleRecord]) -> Pauses:
+def pauses_of(cycles: Sequence[CycleRecord]) -> Pauses:
+    """Return the stops of the world of some cycles: two each."""
     times = np.array([(c.start_ns, c.term_ns) for c in cycles], np.int64).reshape(-1, 2)
     lengths = np.array([(c.mark_ns - c.start_ns, c.end_ns - c.term_ns) for c in cycles], np.int64)
     return Pauses(times.ravel(), lengths.ravel(), np.tile([False, True], len(cycles)))

@@ -5,6 +5,7 @@ Pages and image files take their words from here, so both say the same.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ __all__ = [
     "class_name",
     "mmu_rows",
     "pictures",
+    "plain_bytes",
+    "plain_time",
     "row_name",
     "short",
     "time_unit",
@@ -79,8 +82,8 @@ def time_unit(most: float) -> tuple[float, str]:
 
 
 def short(name: str, most: int = 34) -> str:
-    """Shorten a type's name: the middle goes. No `$$` is left in it, which begins a formula to those who draw."""
-    name = (name or "(unknown)").replace("$", "\ufe69")
+    """Shorten a type's name: the middle goes. What begins a formula to Bokeh is taken apart."""
+    name = re.sub(r"\$(?=\$)|\\(?=[(\[])", r"\g<0> ", name or "(unknown)")
     if len(name) <= most:
         return name
     return f"{name[: most // 2 - 1]}…{name[len(name) - most + most // 2 :]}"
@@ -96,22 +99,23 @@ def row_name(row: RowLike, rows: Sequence[RowLike]) -> str:
     """Name a scenario by those of its settings in which the rows differ."""
     parts = [f"GOGC={'off' if row.gogc < 0 else row.gogc}"]
     if len({r.memory_limit for r in rows}) > 1:
-        limit = "off" if row.memory_limit >= NO_LIMIT else _plain(row.memory_limit)
+        limit = "off" if row.memory_limit >= NO_LIMIT else plain_bytes(row.memory_limit)
         parts.append(f"limit {limit}")
     if len({r.gomaxprocs for r in rows}) > 1:
         parts.append(f"{row.gomaxprocs} P")
     return ", ".join(parts)
 
 
-def _plain(n: float) -> str:
+def plain_bytes(n: float) -> str:
     """Write bytes in as few digits as do."""
     unit, name = byte_unit(n)
     return f"{n / unit:.4g} {name}"
 
 
-def _time(ns: float) -> str:
-    unit, name = time_unit(ns)
-    return f"{ns / unit:.3g} {name}"
+def plain_time(ns: float) -> str:
+    """Write a time in as few digits as do."""
+    unit, name = time_unit(2 * ns)
+    return f"{ns / unit:.4g} {name}"
 
 
 def _share(part: float) -> str:
@@ -148,11 +152,11 @@ def _sawtooth(data: ReportData) -> Picture:
     live = float(np.median([c.heap2 for c in run.cycles])) if run.cycles else 0.0
     if run.cycles:
         title = (
-            f"{_times(len(run.cycles), 'collection')}; the heap peaks at {_plain(most)}"
-            f"{f', {most / live:.1f} times the {_plain(live)} that typically survive' if live else ''}"
+            f"{_times(len(run.cycles), 'collection')}; the heap peaks at {plain_bytes(most)}"
+            f"{f', {most / live:.1f} times the {plain_bytes(live)} that typically survive' if live else ''}"
         )
     else:
-        title = f"No collection; the heap grows to {_plain(most)}"
+        title = f"No collection; the heap grows to {plain_bytes(most)}"
     meaning = (
         "The blue line is the heap the collector counts as live. It rises while the program allocates; a collection"
         " (grey band) begins at the trigger, aims to end before the goal (orange), and what it marked (green) is where"
@@ -162,7 +166,7 @@ def _sawtooth(data: ReportData) -> Picture:
     )
     if data.limit is not None:
         meaning += (
-            f" The memory limit, {_plain(data.limit)}, counts more than the heap:"
+            f" The memory limit, {plain_bytes(data.limit)}, counts more than the heap:"
             " compare it with all memory, below."
         )
     kept = _picked(run.cycles)
@@ -199,8 +203,8 @@ def _whatif(data: ReportData) -> Picture:
     least = min(rows, key=lambda r: (r.peak_footprint.value, r.gc_cpu.value))
     fastest = min(rows, key=lambda r: (r.gc_cpu.value, r.peak_footprint.value))
     title = (
-        f"From {_plain(least.peak_footprint.value)} at {_share(least.gc_cpu.value)} GC CPU"
-        f" ({row_name(least, rows)}) to {_plain(fastest.peak_footprint.value)} at"
+        f"From {plain_bytes(least.peak_footprint.value)} at {_share(least.gc_cpu.value)} GC CPU"
+        f" ({row_name(least, rows)}) to {plain_bytes(fastest.peak_footprint.value)} at"
         f" {_share(fastest.gc_cpu.value)} ({row_name(fastest, rows)})"
     )
     meaning = (
@@ -213,10 +217,10 @@ def _whatif(data: ReportData) -> Picture:
     table = tuple(
         (
             row_name(r, rows),
-            _interval(r.peak_footprint, _plain),
+            _interval(r.peak_footprint, plain_bytes),
             _interval(r.gc_cpu, _share),
             _interval(r.num_gc, lambda n: f"{n:,.0f}"),
-            _interval(r.peak_heap, _plain),
+            _interval(r.peak_heap, plain_bytes),
             "yes" if r.pareto else "no",
         )
         for r in shown
@@ -239,11 +243,11 @@ def _memory(data: ReportData) -> Picture:
     peak = int(np.argmax(total)) if len(total) else 0
     most = float(total[peak]) if len(total) else 0.0
     share = float(parts["live"][peak]) / most if most else 0.0
-    title = f"Memory peaks at {_plain(most)}, of which {_share(share)} is live heap"
+    title = f"Memory peaks at {plain_bytes(most)}, of which {_share(share)} is live heap"
     limit = data.limit
     if limit is not None:
         over = "above" if most > limit else "below"
-        title += f"; {_plain(abs(limit - most))} {over} the limit"
+        title += f"; {plain_bytes(abs(limit - most))} {over} the limit"
     meaning = (
         "All memory that the runtime holds from the system, by what it is used for; the top of the solid areas is what"
         " GOMEMLIMIT limits and the OOM killer sees (Sys - HeapReleased). Free slots and garbage not yet swept shrink"
@@ -359,7 +363,7 @@ def _classes(data: ReportData) -> Picture:
     inside, used = sum(c.bytes_in_spans for c in uses), sum(c.bytes_used for c in uses)
     worst = max(uses, key=lambda c: c.bytes_in_spans - c.bytes_used)
     title = (
-        f"{_share(used / inside if inside else 1)} of the {_plain(inside)} in spans is used at the end;"
+        f"{_share(used / inside if inside else 1)} of the {plain_bytes(inside)} in spans is used at the end;"
         f" most is lost in class {class_name(worst)}"
     )
     meaning = (
@@ -388,13 +392,13 @@ def _map(data: ReportData) -> Picture:
     full = float(heap.used[-1]) / float(heap.in_spans[-1]) if heap.in_spans[-1] else 1.0
     peak = int(np.argmax(heap.mapped))
     title = (
-        f"At the end the heap's pages hold {_plain(int(heap.mapped[-1]))}, spans {_share(full)} full;"
-        f" at most it was {_plain(int(heap.mapped[peak]))}"
+        f"At the end the heap's pages hold {plain_bytes(int(heap.mapped[-1]))}, spans {_share(full)} full;"
+        f" at most it was {plain_bytes(int(heap.mapped[peak]))}"
     )
     meaning = (
-        f"The heap's address space, a cell {_plain(heap.pages_a_cell * 8192)}, left to right and downwards, as"
-        " recorded; the slider moves through time. Dark cells are full, pale ones hold a few objects each. Go moves no object:"
-        " pale cells that stay pale are memory that neither other sizes nor the system can have."
+        f"The heap's address space, a cell {plain_bytes(heap.pages_a_cell * 8192)}, left to right and downwards, as"
+        " recorded; the slider moves through time. Deep blue cells are full, pale ones hold a few objects each. Go"
+        " moves no object: pale cells that stay pale are memory that neither other sizes nor the system can have."
     )
     rows = tuple(
         (
@@ -414,8 +418,8 @@ def _pauses(data: ReportData) -> Picture:
     pauses = data.pauses
     p50, p99, most = (pauses.quantile(q) for q in (0.5, 0.99, 1.0))
     title = (
-        f"{_times(len(pauses.length_ns), 'pause')}: half below {_time(p50)}, 99 % below {_time(p99)}, the longest"
-        f" {_time(most)}"
+        f"{_times(len(pauses.length_ns), 'pause')}: half up to {plain_time(p50)}, 99 % up to {plain_time(p99)},"
+        f" the longest {plain_time(most)}"
     )
     meaning = (
         "Each cycle stops the world twice: to begin marking and to end it. Their length is what the cost model charges"
@@ -456,14 +460,13 @@ def mmu_rows(data: ReportData) -> list[tuple[int, float]]:
 def _mmu(data: ReportData) -> Picture:
     rows = mmu_rows(data)
     at_ms = [(w, u) for w, u in rows if w in (10**6, 10**7, 10**8)] or rows[-1:]
-    title = "In any " + ", any ".join(
-        f"{_time(w)} the program gets at least {_share(u)}" for w, u in at_ms[:2]
-    )
+    shares = [f"{_share(u)} of any {plain_time(w)}" for w, u in at_ms[:2]]
+    title = f"The program is sure of {' and '.join(shares)}"
     meaning = (
         "Minimum mutator utilisation: of all stretches of this length, the one in which the collector took most;"
         " what share of GOMAXPROCS was left to the program. The curve leaves 0 at the longest pause and ends at the"
         " whole run's average. Read it at your deadline: an answer due in 10 ms can count on the share at 10 ms."
     )
-    table = tuple((_time(w), _share(u)) for w, u in rows)
+    table = tuple((plain_time(w), _share(u)) for w, u in rows)
     caption = "Least share left to the program"
     return Picture("mmu", title, meaning, caption, ("window", "share of GOMAXPROCS"), table)

@@ -107,9 +107,14 @@ def _row(row: dict[str, Any]) -> ReportRow:
     if not isinstance(row["pareto"], bool):
         raise ValueError(f"pareto is {row['pareto']!r:.40}")
     return ReportRow(
-        *(_whole(row[name], name) for name in ("gogc", "memory_limit", "gomaxprocs")),
-        row["pareto"],
-        *(_estimate(row[name], name) for name in ("num_gc", "peak_heap", "peak_footprint", "gc_cpu")),
+        gogc=_whole(row["gogc"], "gogc"),
+        memory_limit=_whole(row["memory_limit"], "memory_limit"),
+        gomaxprocs=_whole(row["gomaxprocs"], "gomaxprocs"),
+        pareto=row["pareto"],
+        num_gc=_estimate(row["num_gc"], "num_gc"),
+        peak_heap=_estimate(row["peak_heap"], "peak_heap"),
+        peak_footprint=_estimate(row["peak_footprint"], "peak_footprint"),
+        gc_cpu=_estimate(row["gc_cpu"], "gc_cpu"),
     )
 
 
