@@ -20,7 +20,7 @@ from bokeh.models import (
     LinearColorMapper,
     Range1d,
 )
-from bokeh.models.annotations import LabelSet, Legend, Span, Whisker
+from bokeh.models.annotations import LabelSet, Span, Whisker
 from bokeh.plotting import figure
 
 from pymem.report.colours import (
@@ -31,7 +31,6 @@ from pymem.report.colours import (
     PURPLE,
     RED,
     STATE_COLOURS,
-    STREAM_COLOURS,
 )
 from pymem.report.pictures import byte_unit, row_name, time_unit
 from pymem.report.plotted import (
@@ -43,6 +42,7 @@ from pymem.report.plotted import (
     paused,
     reach,
     shows_limit,
+    stream_colours,
     streams,
     time_ticks,
 )
@@ -230,10 +230,9 @@ class Figures:
         keys = [f"t{i}" for i in range(len(names))]
         columns = dict(zip(keys, (layer / size for layer in layers), strict=True))
         source = _source(x=census.time_ns / ns, total=np.sum(layers, axis=0) / size, **columns)
-        colours = [*STREAM_COLOURS[: len(names) - 1], STREAM_COLOURS[-1]]
-        areas = p.varea_stack(keys, x="x", color=colours, fill_alpha=0.85, source=source)
+        colours = stream_colours(names)
+        p.varea_stack(keys, x="x", color=colours, fill_alpha=0.85, source=source)
         line = p.line("x", "total", color=GREY, line_width=1.2, source=source)
-        p.add_layout(Legend(items=[(n, [a]) for n, a in zip(names[::-1], areas[::-1], strict=True)]), "right")
         tips = [("at", f"@x{{0.0000}} {time_name}"), ("in all", f"@total{{0.00}} {unit}")]
         tips += [(name, f"@{key}{{0.00}} {unit}") for name, key in zip(names, keys, strict=True)]
         _hover(p, line, tips)
@@ -249,7 +248,7 @@ class Figures:
                 tags=[ns],
             )
         )
-        return _finish(p, legend=False)
+        return _finish(p)
 
     def _lifetimes(self) -> Any:
         lives = life_bars(self.data)
@@ -336,7 +335,7 @@ class Figures:
         )
         p.axis.visible = False
         p.grid.visible = False
-        return _finish(p, legend=False)
+        return _finish(p)
 
     # ---- others ----
 
@@ -429,7 +428,7 @@ class Figures:
         line = p.line("x", "y", color=BLUE, line_width=2, source=source)
         _hover(p, line, [("window", "@ms{0,0.000} ms"), ("program gets", "@y{0.0} %")])
         p.add_tools(CrosshairTool(overlay=_cursor()))
-        return _finish(p, legend=False)
+        return _finish(p)
 
 
 # ---- what all figures have ----
@@ -456,16 +455,15 @@ def _figure(**options: Any) -> Any:
     return p
 
 
-def _finish(p: Any, *, legend: bool = True) -> Any:
+def _finish(p: Any) -> Any:
+    """Put the legend, if there is one, above."""
     for one in p.legend:
         one.label_text_font_size = "12px"
         one.border_line_color = one.background_fill_color = None
-        one.padding, one.margin, one.spacing = 2, 4, 2 if not legend else 12
-        one.click_policy = "hide" if legend else "none"
-        if legend:
-            one.orientation = "horizontal"
-            p.center.remove(one)
-            p.add_layout(one, "above")
+        one.padding, one.margin, one.spacing = 2, 4, 12
+        one.click_policy, one.orientation = "hide", "horizontal"
+        p.center.remove(one)
+        p.add_layout(one, "above")
     return p
 
 

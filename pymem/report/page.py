@@ -20,6 +20,7 @@ from pymem.report.bokeh_figures import Figures
 from pymem.report.colours import STATE_COLOURS
 from pymem.report.heap_map import STATES
 from pymem.report.pictures import pictures, plain_bytes, plain_time
+from pymem.report.plotted import stream_colours, streams
 from pymem.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _tiles(data: ReportData) -> list[tuple[str, str]]:
 
 def _section(data: ReportData, picture: Picture) -> str:
     key = picture.key
-    extra = _map_controls(data) if key == "map" else ""
+    extra = {"map": _map_controls, "types": _stream_key}.get(key, lambda _: "")(data)
     return (
         f'<section id="{key}" aria-labelledby="title-{key}">'
         f'<h2 id="title-{key}"><small>{_KINDS[key]}</small>{escape(picture.title)}</h2>'
@@ -138,14 +139,25 @@ def _cells(row: Sequence[str]) -> str:
 
 def _map_controls(data: ReportData) -> str:
     last = len(data.heap_map.time_ns) - 1
-    key = "".join(
-        f'<li><i style="background:{colour}"></i>{escape(state)}</li>'
-        for state, colour in zip(STATES[1:], STATE_COLOURS[1:], strict=True)
-    )
     return (
         f'<div class="slider"><label for="moment">Moment</label><input id="moment" type="range" min="0" max="{last}"'
-        f' step="1" value="{last}"><output id="moment-text" for="moment"></output></div><ul class="key">{key}</ul>'
+        f' step="1" value="{last}"><output id="moment-text" for="moment"></output></div>{_colour_key(STATES[1:], STATE_COLOURS[1:])}'
     )
+
+
+def _stream_key(data: ReportData) -> str:
+    assert data.census is not None
+    names, _ = streams(data.census)
+    return _colour_key(names, stream_colours(names))
+
+
+def _colour_key(names: Sequence[str], colours: Sequence[str]) -> str:
+    """Return what the colours of a figure stand for, as a list that wraps with the page."""
+    entries = (
+        f'<li><i style="background:{colour}"></i>{escape(name)}</li>'
+        for name, colour in zip(names, colours, strict=True)
+    )
+    return f'<ul class="key">{"".join(entries)}</ul>'
 
 
 def _moments(data: ReportData) -> list[str]:

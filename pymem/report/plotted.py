@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from pymem.report.colours import STREAM_COLOURS
 from pymem.report.pictures import STREAMS, class_name, lives, short
 from pymem.report.sampling import largest
 from pymem.units import format_bytes
@@ -31,6 +32,7 @@ __all__ = [
     "paused",
     "reach",
     "shows_limit",
+    "stream_colours",
     "streams",
     "time_ticks",
 ]
@@ -65,6 +67,11 @@ def streams(census: CensusLike) -> tuple[list[str], list[npt.NDArray[np.float64]
         others += one
     names = _apart([short(t.name) for t in order[:STREAMS]])
     return [*names, f"{len(rest):,} others"], [*layers, others]
+
+
+def stream_colours(names: Sequence[str]) -> list[str]:
+    """Return a colour for each of the names that `streams` returns."""
+    return [*STREAM_COLOURS[: len(names) - 1], STREAM_COLOURS[-1]]
 
 
 def _apart(names: Sequence[str]) -> list[str]:
@@ -149,7 +156,7 @@ def labelled(rows: Sequence[RowLike]) -> list[RowLike]:
     kept: list[Any] = []
     for row in front:
         near = any(
-            abs(row.peak_footprint.value - other.peak_footprint.value) < 0.14 * width
+            abs(row.peak_footprint.value - other.peak_footprint.value) < 0.2 * width
             and abs(row.gc_cpu.value - other.gc_cpu.value) < 0.06 * height
             for other in kept
         )

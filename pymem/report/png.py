@@ -16,7 +16,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from pymem.report.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STATE_COLOURS, STREAM_COLOURS
+from pymem.report.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STATE_COLOURS
 from pymem.report.heap_map import STATES
 from pymem.report.pictures import byte_unit, pictures, row_name, time_unit
 from pymem.report.plotted import (
@@ -28,6 +28,7 @@ from pymem.report.plotted import (
     paused,
     reach,
     shows_limit,
+    stream_colours,
     streams,
     time_ticks,
 )
@@ -134,8 +135,8 @@ def plot_pauses(data: ReportData, ax: Axes | None = None) -> Axes:
     ax.set_yscale("log")
     if series:
         low, high = min(y.min() for *_, y in series), max(y.max() for *_, y in series)
-        ax.set_ylim(0.5 * low, 2.5 * high)
         _ticks(ax.yaxis, time_ticks(float(low), float(high)))
+        ax.set_ylim(0.5 * low, 2.5 * high)
     ax.set_ylabel("length")
     return _legend(ax)
 
@@ -151,7 +152,7 @@ def plot_types(data: ReportData, ax: Axes | None = None) -> Axes:
     names, layers = streams(data.census)
     most = float(np.sum(layers, axis=0).max(initial=1.0))
     (ns, time_name), (size, unit) = time_unit(float(data.census.time_ns[-1])), byte_unit(most)
-    colours = [*STREAM_COLOURS[: len(names) - 1], STREAM_COLOURS[-1]]
+    colours = stream_colours(names)
     ax.stackplot(
         data.census.time_ns / ns,
         *(layer / size for layer in layers),
@@ -185,8 +186,8 @@ def plot_lifetimes(data: ReportData, ax: Axes | None = None) -> Axes:
     ax.set_yticks(y, [_text(one.name) for one in lives], fontsize=8)
     if lives:
         low, high = max(min(one.p50 for one in lives) / 2, 1.0), 2 * max(one.p99 for one in lives)
-        ax.set_xlim(low, high)
         _ticks(ax.xaxis, byte_ticks(low, high))
+        ax.set_xlim(low, high)
     ax.set_xlabel("bytes the program allocates between birth and death (bar: half to 99 % dead)")
     return _legend(ax)
 
@@ -274,9 +275,9 @@ def plot_mmu(data: ReportData, ax: Axes | None = None) -> Axes:
     ax.plot(windows, 100 * least, color=BLUE, lw=1.8)
     ax.fill_between(windows, 0, 100 * least, color=BLUE, alpha=0.12, lw=0)
     ax.set_xscale("log")
+    _ticks(ax.xaxis, time_ticks(float(windows[0]), float(windows[-1])))
     ax.set(xlim=(windows[0], windows[-1]), ylim=(0, 102), xlabel="length of the window")
     ax.set_ylabel("least share left to the program (%)")
-    _ticks(ax.xaxis, time_ticks(float(windows[0]), float(windows[-1])))
     return ax
 
 
@@ -331,7 +332,7 @@ def _run_time(data: ReportData, ax: Axes) -> float:
 def _legend(ax: Axes) -> Axes:
     if ax.get_legend_handles_labels()[0]:
         ax.legend(
-            loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=6, frameon=False, fontsize=8, borderpad=0
+            loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=7, frameon=False, fontsize=8, borderpad=0
         )
     return ax
 
