@@ -21,6 +21,7 @@ from pymem.cli.info import info
 from pymem.cli.lab import lab
 from pymem.cli.record import record
 from pymem.cli.replay import replay
+from pymem.cli.report import report
 from pymem.cli.types import types
 from pymem.cli.whatif import recommend, whatif
 from pymem.errors import CorruptHeapError, PymemError
@@ -149,6 +150,12 @@ app.command(
         "pymem export --to csv json.trace --table timeline | head",
     )
 )(export)
+app.command(
+    epilog=_example(
+        "pymem report json.trace",
+        "pymem report json.trace --gogc 200 --memory-limit 512MiB -o json.html --png pictures",
+    )
+)(report)
 app.command(epilog=_example("pymem lab", "pymem lab churn", "pymem lab churn --save churn.pymem"))(lab)
 
 
