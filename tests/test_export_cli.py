@@ -98,6 +98,14 @@ def test_errors(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_over_itself(pymem: Command, tmp_path: Path) -> None:
+    """A recording is not written over."""
+    path = tmp_path / "t.trace"
+    path.write_bytes(Path(TRACE).read_bytes())
+    assert_one_line(pymem("export", "--to", "csv", path, "-o", path), "the recording itself")
+    assert path.read_bytes() == Path(TRACE).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("to", "module"),
     [("pprof", "google.protobuf.descriptor_pb2"), ("perfetto", "perfetto"), ("parquet", "pyarrow")],

@@ -9,9 +9,12 @@ import io
 import numpy as np
 import pytest
 from command_line import LRU, TRACE
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pymem.errors import ConfigError
 from pymem.export import History, recorded_history, rerun_history
+from pymem.export.heap_profile import type_profile
 from pymem.export.history import NO_GOAL
 from pymem.export.tables import table, write_csv, write_parquet
 from pymem.replay import replay
@@ -67,6 +70,22 @@ def test_recorded_nothing() -> None:
 def test_rerun(emulated: History) -> None:
     assert emulated.settings == "GOGC=50 GOMEMLIMIT=64MiB GOMAXPROCS=1"
     assert emulated.end_ns >= emulated.cycles[-1].end_ns
+
+
+@given(
+    sizes=st.lists(
+        st.integers(16, 70_000) | st.sampled_from([512, 513, 32760, 32761, 32768, 32769]), min_size=1
+    ),
+    noscan=st.booleans(),
+)
+def test_profile_adds_up(sizes: list[int], noscan: bool) -> None:
+    """All that types allocate is what MemStats counts, whatever the sizes."""
+    workload = Workload.from_arrays(sizes, noscan=noscan, lifetimes=3, gc_every=4)
+    profile, stats = type_profile(workload), replay(workload).memstats
+    assert sum(s.alloc_objects for s in profile.samples) == stats.mallocs
+    assert sum(s.alloc_bytes for s in profile.samples) == stats.total_alloc
+    (sample,) = profile.samples
+    assert sample.inuse_objects == min(3, len(sizes))
 
 
 # ---- tables ----

@@ -12,6 +12,7 @@ from command_line import LRU, Command, assert_one_line
 from oracle import make
 
 from pymem.errors import RecordingError
+from pymem.export import recorded_history
 from pymem.export.heap_profile import Sample, site_profile, type_profile
 from pymem.export.pprof import pprof
 from pymem.record.overlay import Toolchain
@@ -83,6 +84,18 @@ def test_pprof(log: Path, toolchain: Toolchain, tmp_path: Path) -> None:
     assert int(row[1]) == sum(
         s.alloc_bytes for s in profile.samples if any(f.function == "main.main" for f in s.stack)
     )
+
+
+def test_history(log: Path) -> None:
+    """Of an exact recording the goals are known, and its cycles begin where the program's did."""
+    history = recorded_history(open_recording(log))
+    starts = open_log(log).records
+    starts = starts[starts["op"] == Op.CYCLE_START]
+    assert history.goals
+    assert (history.timeline["heap_goal"] > 0).all()
+    assert len(history.cycles) in (len(starts), len(starts) - 1)  # the last may be under way
+    for cycle, start in zip(history.cycles, starts, strict=False):
+        assert cycle.heap0 == pytest.approx(int(start["a"]), rel=0.15)
 
 
 _PROFILED = """package main

@@ -85,6 +85,8 @@ def export(
         raise ConfigError(f"format {to!r}: give one of {', '.join(_FORMATS)}")
     if output == "-" and (to not in _TEXT or as_json):
         raise ConfigError(f"{'--json' if as_json else to} needs a file to write to: give one with -o")
+    if Path(output).exists() and Path(file).exists() and Path(output).samefile(file):
+        raise ConfigError(f"{output} is the recording itself: choose another file to write")
     settings = {"gogc": gogc, "memory_limit": memory_limit, "gomaxprocs": gomaxprocs}
     job = _Job(file, to, {k: v for k, v in settings.items() if v is not None}, table=table, at=at, by=by)
     if output == "-":
