@@ -30,7 +30,7 @@ def _read(tmp_path: Path, text: str) -> Samples:
 
 
 def _memstats(i: int, **more: Any) -> str:
-    fields = {"TotalAlloc": i * 10 * MB, "HeapAlloc": 8 * MB, "NextGC": 20 * MB, "NumGC": i, **more}
+    fields = {"TotalAlloc": i * 10 * MB, "HeapAlloc": 15 * MB, "NextGC": 20 * MB, "NumGC": i, **more}
     return json.dumps({"time": i, **fields})
 
 
@@ -168,9 +168,9 @@ def test_any_text(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
         read_samples(path).source()
 
 
-@pytest.mark.parametrize("file", ["metrics.csv", "memstats.jsonl"])
-def test_real_program(tmp_path: Path, file: str) -> None:
-    """From a real program's samples at GOGC=100: its cycles under other settings, on average."""
+@pytest.mark.parametrize(("file", "most"), [("metrics.csv", 0.2), ("memstats.jsonl", 0.35)])
+def test_real_program(tmp_path: Path, file: str, most: float) -> None:
+    """From a real program's samples at GOGC=100: its cycles under other settings, on average. MemStats tell less."""
     errors = []
     for row in json.loads((GOLDEN / "amounts.json").read_text(encoding="utf-8"))["rows"]:
         if file in row:
@@ -180,4 +180,4 @@ def test_real_program(tmp_path: Path, file: str) -> None:
                 cycles = statistics.median(real["num_gc"])
                 errors.append(abs(len(rerun(source, gogc=gogc).cycles) / cycles - 1))
     assert len(errors) == 8
-    assert statistics.fmean(errors) < 0.2
+    assert statistics.fmean(errors) < most

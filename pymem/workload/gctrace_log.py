@@ -93,7 +93,7 @@ def _parse(text: str) -> GCTraceLine | None:
         return None
     if max(getattr(found, name) for name in _NAMES if name != "goal") >= _MOST:
         return None
-    return replace(found, goal=min(found.goal, NO_GOAL))
+    return replace(found, goal=NO_GOAL) if found.goal > NO_GOAL else found
 
 
 def _heal(head: str, tail: str) -> GCTraceLine | None:

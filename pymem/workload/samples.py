@@ -6,8 +6,8 @@ answer better: GOGC, globals and stacks, processor time of the collector, pauses
 
 Where cycles lie between two samples is not known: they are spread evenly over what was allocated meanwhile, and what
 was alive is known where the last of them was. Bytes marked count what was born during the mark. How much that is no
-sample tells; where the collector's processor time is there, a mark is taken to last as long as a quarter of all Ps
-needs for it, and what the program allocates in so long comes off. Where it is not, what is alive comes out too high.
+sample tells; where the collector's processor time is there, how long marks took is reckoned from it, and what the
+program allocates in so long comes off. Where it is not, what is alive comes out too high.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ _MOST = 2.0**56
 _HEAP_MINIMUM = 4 << 20
 _MOST_CYCLES = 1 << 22
 _MOST_BORN = 0.75
+_MARKS_LAST = 2.0
 
 
 # ---- rows ----
@@ -348,6 +349,8 @@ def _marked(samples: Samples, gogc: int, roots: float) -> Floats:
     least = _HEAP_MINIMUM * g
     by_goal = np.maximum((goal - roots * g) / (1 + g), 0.0)
     at_least = np.minimum(heap, by_goal) if heap is not None else by_goal / 2
+    if heap is not None:  # a goal may have been put off for a late start
+        by_goal = np.minimum(by_goal, heap)
     return np.where(goal > least * 1.001, by_goal, at_least)
 
 
@@ -452,14 +455,15 @@ def _mark_seconds(samples: Samples, procs: int, *, idle: bool = True) -> float |
 def _share_born(samples: Samples, marked: Floats, procs: int) -> float:
     """Return which part of what was marked was born during the mark, on average; 0 where nothing tells.
 
-    Workers and assists take a quarter of the Ps, so marks last 4 / procs of their processor time, in all; of all bytes
-    allocated as great a part falls in them as they are of the time.
+    Were it workers alone that take a quarter of the Ps, marks would last 4 / procs of their processor time, in all; and
+    of all bytes allocated as great a part falls in them as they are of the time. With assists they last half as long
+    (measured: tests/oracle/samples).
     """
     seconds = _mark_seconds(samples, procs, idle=False)
     bytes_marked = float((marked[1:] * np.diff(samples.columns["cycles"])).sum())
     if seconds is None or not bytes_marked or not samples.duration_ns:
         return 0.0
-    share = min(max(seconds * 1e9 * 4 / procs / samples.duration_ns, 0.0), 1.0)
+    share = min(max(seconds * 1e9 * _MARKS_LAST / procs / samples.duration_ns, 0.0), 1.0)
     allocated = float(samples.columns["allocated"][-1] - samples.columns["allocated"][0])
     return min(share * allocated / bytes_marked, _MOST_BORN)
 
