@@ -25,7 +25,7 @@ DATA = Path(__file__).parent / "data"
 TRACE = str(DATA / "go127.trace")
 LRU = DATA.parents[1] / "examples" / "lru.trace"
 NO_ALLOCATIONS = str(DATA / "go122.trace")
-VERBS = ("info", "replay", "check")
+VERBS = ("info", "replay", "check", "types", "fragmentation", "doctor")
 CLOSED_STREAMS = pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 
 

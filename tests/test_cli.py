@@ -54,6 +54,7 @@ def test_examples(pymem: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     Path("json.trace").write_bytes(Path(TRACE).read_bytes())
     predictable(100).save("app.log")
+    Path("classes.txt").write_text("64\n512\n8192\n")
     commands = examples(pymem)
     assert {command.split()[0] for command in commands} == {"lab", *VERBS}
     for command in commands:

@@ -96,7 +96,7 @@ class Evidence:
     run: Rerun
     """Under the settings asked for."""
     gentler: Rerun | None
-    """With GOGC doubled; None with GOGC=off, or where there is no need to know."""
+    """With GOGC doubled, or the limit where collections come from that; None where there is no need to know."""
 
     @property
     def told(self) -> Figures:
@@ -150,10 +150,20 @@ def _part_of(
 
 
 def _gentler(program: Program, run: Rerun, progress: Any, settings: dict[str, Any]) -> Rerun | None:
-    """Run with twice the GOGC, where collections are so dear that it matters."""
-    if run.gogc <= 0 or figures(run).gc_cpu < FREQUENT_CPU:
+    """Where collections are so dear that it matters, run with twice the limit, or the GOGC, that they come from."""
+    if figures(run).gc_cpu < FREQUENT_CPU:
+        return None
+    if _limited(run):
+        limit = min(2 * run.memory_limit, NO_LIMIT)
+        return rerun(program, gogc=run.gogc, progress=progress, **{**settings, "memory_limit": limit})
+    if run.gogc <= 0:
         return None
     return rerun(program, gogc=2 * run.gogc, progress=progress, **settings)
+
+
+def _limited(run: Rerun) -> bool:
+    """Say whether it is the memory limit that collections come from."""
+    return run.memory_limit < NO_LIMIT and (run.gogc < 0 or figures(run).effective_gogc < run.gogc / 2)
 
 
 def judge(evidence: Evidence) -> Diagnosis:
@@ -216,9 +226,11 @@ def _floors(live: Ints) -> Ints:
 
 
 def _grows(live: Ints) -> bool:
-    """Say whether the floors rise from each quarter to the next, and go on doing so."""
+    """Say whether the floors rise from each quarter to the next, and go on doing so in the last one."""
     rise = np.diff(_floors(live))
-    return bool((rise > 0).all() and rise[-1] >= STILL * rise.mean())
+    first, second = np.array_split(np.array_split(live, 4)[-1], 2)
+    step = STILL * rise.mean()
+    return bool((rise > 0).all() and rise[-1] >= step and second.min() - first.min() >= step / 2)
 
 
 def _growth_of(live: Ints) -> int:
@@ -268,9 +280,10 @@ def _large_objects(evidence: Evidence) -> Finding | None:
     large = sum(c.bytes_in_spans for c in peak.classes if c.size == 0)
     if large < max(LARGE_BYTES, LARGE_SHARE * peak.bytes_in_spans):
         return None
-    types = sorted(
-        (t for noscan in (False, True) for t in peak.types.get((0, noscan), ())), key=lambda t: -t[1]
-    )
+    held: dict[str, int] = {}
+    for name, size in (t for noscan in (False, True) for t in peak.types.get((0, noscan), ())):
+        held[name] = held.get(name, 0) + size
+    types = sorted(held.items(), key=lambda t: -t[1])
     return Finding(
         rule="large-objects",
         sentence=(
@@ -333,7 +346,7 @@ def _pools(evidence: Evidence) -> Finding | None:
 
 
 def _fragmentation(evidence: Evidence) -> Finding | None:
-    peak = evidence.heap.peak
+    peak = max(evidence.heap.peak, evidence.heap.end, key=lambda moment: moment.lost)
     if peak.lost < max(LOST_BYTES, LOST_SHARE * peak.bytes_in_spans):
         return None
     worst = peak.worst
@@ -385,8 +398,8 @@ def _frequent_gc(evidence: Evidence) -> Finding | None:
         "effective_gogc": told.effective_gogc if np.isfinite(told.effective_gogc) else None,
         "bytes_per_second": _rate(evidence),
     }
-    if run.memory_limit < NO_LIMIT and (run.gogc < 0 or told.effective_gogc < run.gogc / 2):
-        cause = f"the memory limit leaves room for an effective GOGC of {told.effective_gogc:.0f} only"
+    if _limited(run):
+        cause = f"the memory limit leaves no more room than GOGC={max(told.effective_gogc, 0):.0f} would"
         remedies = ["raise GOMEMLIMIT, or need less memory: near the limit each byte of garbage costs a mark"]
     elif np.median(goals) <= least * 1.05:
         cause = f"the heap is at Go's least size, {format_bytes(round(least))} at this GOGC"
@@ -397,9 +410,14 @@ def _frequent_gc(evidence: Evidence) -> Finding | None:
         remedies = ["raise GOGC, with a GOMEMLIMIT as the bound (`pymem recommend`)"]
     if evidence.gentler is not None:
         other = figures(evidence.gentler)
-        figures_ |= {"gogc_doubled": {"gc_cpu": other.gc_cpu, "peak_footprint": other.peak_footprint}}
+        setting = f"GOGC={evidence.gentler.gogc}"
+        if _limited(run):
+            setting = f"GOMEMLIMIT={evidence.gentler.memory_limit >> 20}MiB"
+        figures_ |= {
+            "doubled": {"setting": setting, "gc_cpu": other.gc_cpu, "peak_footprint": other.peak_footprint}
+        }
         remedies.append(
-            f"GOGC={evidence.gentler.gogc} would take {other.gc_cpu:.1%} of the CPU instead of {told.gc_cpu:.1%}, and "
+            f"{setting} would take {other.gc_cpu:.1%} of the CPU instead of {told.gc_cpu:.1%}, and "
             f"{format_bytes(round(other.peak_footprint))} instead of {format_bytes(round(told.peak_footprint))}"
         )
     remedies.append("allocate less: the types below allocate most")

@@ -104,7 +104,7 @@ def _print(file: str, result: Diagnosis) -> None:
         ]
     )
     if not result.findings:
-        print("\nNothing to do.")
+        print("\nNothing to do" + (", as far as so short a recording tells." if result.unjudged else "."))
     for finding in result.findings:
         print(f"\n{_TITLES[finding.trouble]} ({finding.rule})")
         print(f"  {finding.sentence}")
