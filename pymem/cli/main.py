@@ -18,8 +18,8 @@ from pymem.cli.info import info
 from pymem.cli.lab import lab
 from pymem.cli.record import record
 from pymem.cli.replay import replay
-from pymem.cli.whatif import recommend, whatif
 from pymem.cli.report import report
+from pymem.cli.whatif import recommend, whatif
 from pymem.errors import CorruptHeapError, PymemError
 
 __all__ = ["app", "main"]
@@ -117,6 +117,7 @@ app.command(epilog=_example("pymem check json.trace", "pymem check app.log --mod
 app.command(
     epilog=_example(
         "pymem report json.trace",
+        "pymem report json.trace --whatif 25,50,100,200,400",
         "pymem report json.trace --gogc 200 --memory-limit 512MiB -o json.html --png pictures",
     )
 )(report)
