@@ -47,14 +47,14 @@ class MadeCensus:
 
 
 def made_census(data: ReportData, *, names: Sequence[str] = NAMES, n: int = 24) -> MadeCensus:
-    """Make types that come and go; every seventh never dies."""
+    """Make types that come and go; of every seventh more than half outlive the recording."""
     rng = np.random.default_rng(7)
     at = np.arange(200)
     types = []
     for i in range(n):
         swing = 1 + 0.5 * np.sin(at / 7 + i)
         live = 4e6 / (i + 1) * rng.random() * swing * np.minimum(1, at / 30)
-        p50 = 10 ** rng.uniform(3, 6) if i % 7 != 6 else float("nan")
+        p50 = 10 ** rng.uniform(3, 6) if i % 7 != 6 else float("inf")
         types.append(
             MadeType(
                 name=names[i % len(names)] + ("" if i < len(names) else f"[{i}]"),

@@ -339,3 +339,14 @@ def test_bad_output(pymem: Command, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     assert_one_line(pymem("report", TRACE, "-o", tmp_path / "fifo"), "a pipe, not a file")
     assert_one_line(pymem("report", TRACE, "-o", tmp_path / "no" / "r.html"), "No such file")
+
+
+def test_command_predicts(pymem: Command, tmp_path: Path) -> None:
+    """A list of GOGC for --whatif is worked out on the spot, with the memory limit and without."""
+    answer = pymem(
+        "report", TRACE, "--whatif", "50,off", "--memory-limit", "1GiB", "-o", tmp_path / "r.html", "--json"
+    ).json
+    rows = next(p for p in answer["pictures"] if p["key"] == "whatif")["rows"]
+    assert sorted(r[0] for r in rows) == sorted(
+        f"GOGC={percent}, limit {limit}" for percent in ("50", "off") for limit in ("off", "1024 MiB")
+    )

@@ -153,6 +153,7 @@ app.command(
 app.command(
     epilog=_example(
         "pymem report json.trace",
+        "pymem report json.trace --whatif 25,50,100,200,400",
         "pymem report json.trace --gogc 200 --memory-limit 512MiB -o json.html --png pictures",
     )
 )(report)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pymem.gc.costs import Costs
+from pymem.program import Program, read_program
 from pymem.report.heap_map import HeapMap, heap_map
 from pymem.report.mmu import mmu_curve
 from pymem.report.rows import RowLike
@@ -55,7 +56,7 @@ class TypeLifeLike(Protocol):
 
     @property
     def lifetime_bytes(self) -> Sequence[float]:
-        """Bytes the program allocated between birth and death: p50, p90, p99."""
+        """Bytes the program allocated between birth and death: p50, p90, p99; infinity or NaN where nobody can tell."""
 
     @property
     def died_young(self) -> float:
@@ -199,22 +200,25 @@ def gather(
     memory_limit: int | str | None = None,
     gomaxprocs: int | None = None,
     costs: Costs | None = None,
+    program: Program | None = None,
     name: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ReportData:
     """Run a recording under settings, look at what it allocates and where, and return all that a report shows.
 
-    rows: of a what-if, for the chart of its Pareto front. name: of the recording; None: its file's. The other
-    arguments are `rerun`'s. The source is read three times. Deterministic. Raises what `rerun` and `replay` raise.
+    rows: of a what-if, for the chart of its Pareto front. program: what `read_program` made of the source, if that is
+    at hand; costs are in it then. name: of the recording; None: its file's. The other arguments are `rerun`'s. The
+    source is read four times at most. Deterministic. Raises what `rerun` and `replay` raise.
     """
-    passes = _passes(progress, 3)
+    passes = _passes(progress, 4)
+    if program is None:
+        program = read_program(source, costs=costs, keep=False, progress=passes[0])
     run = rerun(
-        source,
+        program,
         gogc=gogc,
         memory_limit=memory_limit,
         gomaxprocs=gomaxprocs,
-        costs=costs,
-        progress=passes[0],
+        progress=passes[1],
     )
     origin: dict[str, str] = getattr(source, "origin", {})
     return ReportData(
@@ -224,8 +228,8 @@ def gather(
         run=run,
         pauses=pauses_of(run.cycles),
         mmu=mmu_curve(run.cycles, run.virtual_ns),
-        heap_map=heap_map(source, progress=passes[1]),
-        census=_census(source),
+        heap_map=heap_map(source, progress=passes[2]),
+        census=_census(source, passes[3]),
         rows=tuple(rows),
     )
 
@@ -241,12 +245,12 @@ def _passes(progress: Callable[[int, int], None] | None, n: int) -> list[Callabl
     return [part(i) for i in range(n)]
 
 
-def _census(source: EventSource) -> CensusLike | None:
+def _census(source: EventSource, progress: Callable[[int, int], None] | None) -> CensusLike | None:
     try:
         module: Any = importlib.import_module("pymem.analysis.census")
     except ModuleNotFoundError:  # a build without `pymem.analysis`
         return None
-    census: CensusLike = module.census(source)
+    census: CensusLike = module.census(source, progress=progress)
     return census
 
 

@@ -139,10 +139,10 @@ def _cells(row: Sequence[str]) -> str:
 
 def _map_controls(data: ReportData) -> str:
     last = len(data.heap_map.time_ns) - 1
+    key = _colour_key(STATES[1:], STATE_COLOURS[1:])
     return (
         f'<div class="slider"><label for="moment">Moment</label><input id="moment" type="range" min="0" max="{last}"'
-        f' step="1" value="{last}"><output id="moment-text" for="moment"></output></div>'
-        f"{_colour_key(STATES[1:], STATE_COLOURS[1:])}"
+        f' step="1" value="{last}"><output id="moment-text" for="moment"></output></div>{key}'
     )
 
 

@@ -41,6 +41,8 @@ STREAMS = 9
 """Types with a colour of their own; the rest is one stream."""
 LIVES = 15
 """Types whose lifetimes are drawn."""
+UNKNOWN = "(unknown)"
+"""How a type is called that the recording does not name."""
 _ROWS = 60
 _NAME = 160
 
@@ -83,7 +85,7 @@ def time_unit(most: float) -> tuple[float, str]:
 
 def short(name: str, most: int = 34) -> str:
     """Shorten a type's name: the middle goes. What begins a formula to Bokeh is taken apart."""
-    name = re.sub(r"\$(?=\$)|\\(?=[(\[])", r"\g<0> ", name or "(unknown)")
+    name = re.sub(r"\$(?=\$)|\\(?=[(\[])", r"\g<0> ", name or UNKNOWN)
     if len(name) <= most:
         return name
     return f"{name[: most // 2 - 1]}…{name[len(name) - most + most // 2 :]}"
@@ -108,7 +110,7 @@ def row_name(row: RowLike, rows: Sequence[RowLike]) -> str:
 
 def plain_bytes(n: float) -> str:
     """Write bytes in as few digits as do."""
-    unit, name = byte_unit(n)
+    unit, name = byte_unit(2 * n)
     return f"{n / unit:.4g} {name}"
 
 
@@ -287,12 +289,16 @@ def _types(data: ReportData) -> Picture:
     assert data.census is not None
     types = data.census.types
     by_peak = sorted(types, key=lambda t: -int(t.live_bytes.max(initial=0)))
-    largest_type = by_peak[0]
     total = np.sum([t.live_bytes for t in types], axis=0)
-    peak = int(total.max(initial=0))
-    at_peak = int(largest_type.live_bytes[int(np.argmax(total))]) if len(total) else 0
-    share = _share(at_peak / peak if peak else 0)
-    title = f"{short(largest_type.name)} is the largest type: {share} of the heap at its peak"
+    when = int(np.argmax(total))
+    first = next((t for t in by_peak if t.name and t.name != UNKNOWN), by_peak[0])
+    share, rest = (
+        float(sum(t.live_bytes[when] for t in some)) / max(float(total[when]), 1.0)
+        for some in ([first], by_peak[STREAMS:])
+    )
+    title = f"{short(first.name)} is the largest type: {_share(share)} of the heap at its peak"
+    if rest >= 0.1:
+        title += f"; {_share(rest)} is spread over {len(types) - STREAMS:,} smaller types"
     meaning = (
         "Bytes of living objects by Go type, as recorded. A stream that widens and never narrows again is what a leak"
         " looks like; one that opens and closes with every tooth is short-lived garbage."
@@ -327,9 +333,9 @@ def _lifetimes(data: ReportData) -> Picture:
     title = f"{_share(young / objects if objects else 0)} of all objects die before their first collection"
     meaning = (
         "How many bytes the program allocates between an object's birth and its death: the dot is the median, the bar"
-        " ends where 99 % are dead; types that allocate most stand on top. Far left: garbage that a pool, a larger"
-        " buffer or a value instead of a pointer would avoid. Far right: what the heap is made of; each collection"
-        " marks it again."
+        " ends where 99 % are dead, at the right edge if the recording is too short to tell; types that allocate"
+        " most stand on top. Far left: garbage that a pool, a larger buffer or a value instead of a pointer would"
+        " avoid. Far right: what the heap is made of; each collection marks it again."
     )
     rows = tuple(
         (
@@ -347,15 +353,18 @@ def _lifetimes(data: ReportData) -> Picture:
 
 
 def _quantile(q: float) -> str:
-    return format_bytes(int(q)) if q is not None and np.isfinite(q) else "never seen to die"
+    if np.isnan(q):
+        return ""
+    return format_bytes(int(q)) if np.isfinite(q) else "later"
 
 
 def lives(data: ReportData) -> list[TypeLifeLike]:
-    """Return the types whose lifetimes are drawn: those that allocate most, of which any object was seen to die."""
+    """Return the types whose lifetimes are drawn: those that allocate most, as far as anything is known of them."""
     if data.census is None:
         return []
-    known = [t for t in data.census.types if all(q is not None and np.isfinite(q) for q in t.lifetime_bytes)]
-    return known[:LIVES]
+    return [t for t in data.census.types if t.allocated_objects and not np.isnan(t.lifetime_bytes).any()][
+        :LIVES
+    ]
 
 
 def _classes(data: ReportData) -> Picture:
@@ -411,7 +420,7 @@ def _map(data: ReportData) -> Picture:
         for i, t in enumerate(heap.time_ns.tolist())
     )
     columns = ("at", "heap", "in spans", "used", *(f"cells: {s}" for s in STATES[1:]))
-    return Picture("map", title, meaning, "The heap at each moment", columns, rows)
+    return Picture("map", title, meaning, "The heap at each moment", columns, rows, "recording")
 
 
 def _pauses(data: ReportData) -> Picture:

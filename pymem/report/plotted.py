@@ -85,11 +85,19 @@ def _apart(names: Sequence[str]) -> list[str]:
 
 
 def life_bars(data: ReportData) -> list[LifeBar]:
-    """Return the lifetimes to draw, those of the types that allocate most first. None is below a byte."""
+    """Return the lifetimes to draw, those of the types that allocate most first.
+
+    None is below a byte, or above what the whole recording allocates, which stands for all that is longer.
+    """
     types = lives(data)
+    most = max(float(sum(t.allocated_bytes for t in data.census.types)), 2.0) if data.census else 2.0
+
+    def seen(q: float) -> float:
+        return min(max(q, 1.0), most)
+
     names = _apart([short(t.name) for t in types])
     return [
-        LifeBar(name, max(float(p50), 1.0), max(float(p90), 1.0), max(float(p99), 1.0), float(t.died_young))
+        LifeBar(name, seen(p50), seen(p90), seen(p99), float(t.died_young))
         for name, t in zip(names, types, strict=True)
         for p50, p90, p99 in (t.lifetime_bytes,)
     ]
