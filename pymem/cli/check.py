@@ -1,4 +1,4 @@
-"""`pymem check`: every address of a recording predicted, and held against the real one."""
+"""`pymem check`: every address of a recording predicted, and held against the real one; --rerun: real runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pymem.cli._output import (
-    File,
     Json,
     count,
     percent,
@@ -18,6 +17,8 @@ from pymem.cli._output import (
     progress,
     suggest,
 )
+from pymem.cli.accuracy import Gogcs, Keep, Limits, Procs, RecordGogc, Reruns, check_reruns
+from pymem.errors import ConfigError
 from pymem.units import format_duration
 
 if TYPE_CHECKING:
@@ -54,13 +55,63 @@ _FailUnder = Annotated[
 ]
 
 
+_What = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE | -- COMMAND", help="A recording; with --rerun, the program to run."),
+]
+_Rerun = Annotated[
+    bool,
+    typer.Option(
+        "--rerun",
+        help="Record the program, predict other settings, run it under each, and compare."
+        " The options below are for this.",
+    ),
+]
+
+
 def check(
-    file: File, *, mode: _Mode = Mode.AUTO, fail_under: _FailUnder = None, as_json: Json = False
+    what: _What,
+    *,
+    mode: _Mode = Mode.AUTO,
+    fail_under: _FailUnder = None,
+    as_json: Json = False,
+    rerun: _Rerun = False,
+    gogc: Gogcs = None,
+    memory_limit: Limits = None,
+    gomaxprocs: Procs = None,
+    reruns: Reruns = None,
+    record_gogc: RecordGogc = None,
+    keep: Keep = None,
 ) -> int:
-    """Predict every address of a recording, and compare.
+    """Predict every address of a recording, and compare; with --rerun, predict real runs.
 
     The emulator places every allocation by itself; where it put one elsewhere than Go did, that is a miss.
+    --rerun records a command once, predicts what it does under other settings, and runs it untraced under each: the
+    median of the real runs stands beside the prediction, and how far they differ from each other.
     """
+    options = {
+        "gogc": gogc,
+        "memory_limit": memory_limit,
+        "gomaxprocs": gomaxprocs,
+        "reruns": reruns,
+        "record_gogc": record_gogc,
+        "recording": keep,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    if rerun:
+        if mode is not Mode.AUTO or fail_under is not None:
+            raise ConfigError(
+                "--mode and --fail-under are for checking a recording: leave them out with --rerun"
+            )
+        return check_reruns(what, given, as_json=as_json)
+    if given or len(what) != 1:
+        raise ConfigError(
+            "give one recording to check; a command, and settings to run it under, only with --rerun"
+        )
+    return _check_file(what[0], mode, fail_under, as_json=as_json)
+
+
+def _check_file(file: str, mode: Mode, fail_under: float | None, *, as_json: bool) -> int:
     from pymem.checking import check as run_check
 
     with progress("checking", file, quiet=as_json) as tell:

@@ -137,9 +137,14 @@ app.command(
         "pymem doctor json.trace --json | jq .findings[].rule",
     )
 )(doctor)
-app.command(epilog=_example("pymem check json.trace", "pymem check app.log --mode open-loop --fail-under 1"))(
-    check
-)
+app.command(
+    epilog=_example(
+        "pymem check json.trace",
+        "pymem check app.log --mode open-loop --fail-under 1",
+        "pymem check --rerun -- go test -run NONE -bench Marshal -benchtime 200x encoding/json",
+        "pymem check --rerun --gogc 100,off --memory-limit 1.3x,2x --reruns 3 -- ./app",
+    )
+)(check)
 app.command(
     epilog=_example(
         "pymem export --to pprof json.trace -o heap.pb.gz && go tool pprof -top heap.pb.gz",

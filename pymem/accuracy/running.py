@@ -1,0 +1,139 @@
+"""Running a program to its end with its stderr read so that it is hardly disturbed, and nothing of it left behind.
+
+The runtime prints its trace lines while the world is stopped, so whoever reads must never keep it waiting. The pipe
+holds a megabyte, hundreds of cycles, and is emptied every few hundredths of a second; what came when tells the lines of
+one process from another's (`measure`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from pymem.errors import RecordingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["Line", "Ran", "run_program"]
+
+_NAP = 0.02
+"""Seconds between two looks at the pipe."""
+_PIPE = 1 << 20
+_GRACE = 2.0
+"""Seconds that a program has to end by itself when it is told to."""
+_KEPT = 64 << 20
+"""Bytes of stderr that are kept, about 300,000 cycles."""
+
+
+class Line(NamedTuple):
+    """A line of stderr."""
+
+    seconds: float
+    """Since the program was started, when the line was read: later than it was written, by no more than a nap."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A program that has ended."""
+
+    status: int
+    """As a shell would say it: 128 + the signal's number for a program that a signal ended."""
+    seconds: float
+    lines: tuple[Line, ...]
+
+
+def run_program(words: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Ran:
+    """Run a program with nothing to read and its stdout thrown away.
+
+    It has a session of its own: whatever it started ends with it, also when this is interrupted.
+    Raises RecordingError where it cannot be started.
+    """
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
+        with contextlib.suppress(OSError):  # where users may have no more, less has to do
+            fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE)
+        os.set_blocking(reading, False)
+        started = time.monotonic()
+        try:
+            process = _start(words, env, cwd, writing)
+        finally:
+            os.close(writing)
+        try:
+            pieces = _read(process, pipe, started)
+        finally:
+            _end(process)
+    status = process.returncode
+    return Ran(status if status >= 0 else 128 - status, pieces[-1][0], tuple(_lines(pieces)))
+
+
+def _start(
+    words: Sequence[str], env: Mapping[str, str], cwd: Path | None, stderr: int
+) -> subprocess.Popen[bytes]:
+    nothing = subprocess.DEVNULL
+    try:
+        return subprocess.Popen(
+            words, env=env, cwd=cwd, stdin=nothing, stdout=nothing, stderr=stderr, start_new_session=True
+        )
+    except OSError as error:
+        raise RecordingError(
+            f"{words[0]}: {error.strerror}; check that it is a program and may be run"
+        ) from None
+
+
+def _read(process: subprocess.Popen[bytes], pipe: object, started: float) -> list[tuple[float, bytes]]:
+    """Return what came and when, the last piece (maybe nothing) when the program had ended."""
+    pieces: list[tuple[float, bytes]] = []
+    kept = 0
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_NAP)
+        ended = process.returncode is not None  # before the look: what it wrote last is then there
+        now = time.monotonic() - started
+        piece = _all(pipe)
+        kept += len(piece)
+        if piece and kept <= _KEPT:
+            pieces.append((now, piece))
+        if ended:
+            return [*pieces, (now, b"")]
+
+
+def _all(pipe: object) -> bytes:
+    pieces = []
+    while piece := pipe.read(_PIPE):  # type: ignore[attr-defined]
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the program if it still runs, and all that it started."""
+    if process.poll() is None:
+        _signal(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
+    _signal(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _lines(pieces: list[tuple[float, bytes]]) -> list[Line]:
+    """Return whole lines, each with the time at which its end came."""
+    lines, rest = [], b""
+    for seconds, piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        lines += [Line(seconds, text.decode("utf-8", "replace")) for text in whole]
+    if rest:
+        lines.append(Line(pieces[-1][0], rest.decode("utf-8", "replace")))
+    return lines
