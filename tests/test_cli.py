@@ -46,7 +46,7 @@ def examples(pymem: Command) -> set[str]:
     """Return the examples that the help gives for verbs which need no program to record."""
     text = "".join(pymem(*verb, "--help").out for verb in ([], ["lab"], *([v] for v in VERBS)))
     commands = (line.split(" | ")[0] for line in re.findall(r"^ +pymem (.+)$", text, re.M))
-    return {c for c in commands if c.split()[0] in ("lab", *VERBS)}
+    return {c for c in commands if c.split()[0] in ("lab", *VERBS) and " -- " not in c}
 
 
 def test_examples(pymem: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
