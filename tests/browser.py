@@ -43,7 +43,11 @@ class Page:
         """Addresses that the page asked for."""
 
     def __enter__(self) -> Self:
-        self._run(self._connect())
+        try:
+            self._run(self._connect())
+        except BaseException:  # `with` does not leave what it has not entered
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

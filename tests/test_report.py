@@ -348,5 +348,5 @@ def test_command_predicts(pymem: Command, tmp_path: Path) -> None:
     ).json
     rows = next(p for p in answer["pictures"] if p["key"] == "whatif")["rows"]
     assert sorted(r[0] for r in rows) == sorted(
-        f"GOGC={percent}, limit {limit}" for percent in ("50", "off") for limit in ("off", "1024 MiB")
+        f"GOGC={percent}, limit {limit}" for percent in ("50", "off") for limit in ("off", "1 GiB")
     )

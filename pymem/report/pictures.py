@@ -296,7 +296,8 @@ def _types(data: ReportData) -> Picture:
         float(sum(t.live_bytes[when] for t in some)) / max(float(total[when]), 1.0)
         for some in ([first], by_peak[STREAMS:])
     )
-    title = f"{short(first.name)} is the largest type: {_share(share)} of the heap at its peak"
+    known = "" if first is by_peak[0] else "known "
+    title = f"{short(first.name)} is the largest {known}type: {_share(share)} of the heap at its peak"
     if rest >= 0.1:
         title += f"; {_share(rest)} is spread over {len(types) - STREAMS:,} smaller types"
     meaning = (
