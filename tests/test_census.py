@@ -254,6 +254,9 @@ def test_trace_ends_at_its_last_mark() -> None:
     assert (result.tier, result.resolution) == ("trace", "cycle")
     assert 0 < result.known_until_ns < result.time_ns[-1]
     assert result.live_bytes.max() < 6e6
+    assert result.peak_live < result.live_bytes[-1]  # garbage since the last mark is not known to be any
+    leaf = of(result, "uint8")
+    assert leaf.last_bytes < leaf.peak_bytes < leaf.live_bytes[-1]
     assert of(result, "main.document").died_young == 0
     assert of(result, "uint8").died_young > 0.9
 

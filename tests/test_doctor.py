@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pymem.analysis import doctor
+from pymem.analysis.census import census
 from pymem.analysis.doctor import RULES, Diagnosis, Finding, diagnose
 from pymem.workload.columns import DTYPES, Columns, Event
 from pymem.workload.synthetic import exponential, forever, mixture, steady
@@ -222,6 +223,15 @@ def test_documented() -> None:
     text = Path("docs/doctor.md").read_text(encoding="utf-8")
     for rule in RULES:
         assert f"`{rule}`" in text
+
+
+def test_the_tracers_own_is_no_suspect() -> None:
+    """A trace's recorder allocates frames for its tables of stacks: that is not the program's doing."""
+    made = program(200_000, kept=4000)
+    traced = [made.types[0], WorkloadType("runtime.traceFrame", 512, 8)]
+    for tier, suspects in (("trace", []), ("arrays", ["runtime.traceFrame"])):
+        c = census(replace(made, types=tuple(traced), tier=tier))
+        assert [t.name for t in doctor._programs_own(c)] == suspects
 
 
 def test_mixture_leaks() -> None:

@@ -58,11 +58,10 @@ class TypeLife:
     """The same share in bytes."""
     largest_bytes: int
     """Of one object allocated while recording."""
-
-    @property
-    def peak_bytes(self) -> int:
-        """The largest sample of live_bytes."""
-        return int(self.live_bytes.max(initial=0))
+    peak_bytes: int
+    """The largest sample of live_bytes, of those at which deaths are known (all, if they never are)."""
+    last_bytes: int
+    """The last of these samples."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +94,11 @@ class Census:
         for type_ in self.types:
             total += type_.live_bytes
         return total
+
+    @property
+    def peak_live(self) -> int:
+        """The largest sample of live_bytes at which deaths are known, of all types together."""
+        return int(self.live_bytes[: _known(self.time_ns, self.known_until_ns)].max(initial=0))
 
     def rate(self, type_: TypeLife) -> float:
         """Return the bytes of a type allocated a second of recorded time."""
@@ -220,6 +224,7 @@ class _Counter:
         old = survived > 0  # the others may yet die before their first GC
         self._judge(types[old], living["size"][known][old], survived[old])
         time, objects, sizes = self._timeline.result()
+        told = _known(time, until)
         seen = (self._objects > 0) | sizes.any(axis=0)
         order = [i for i in np.argsort(-self._bytes, kind="stable").tolist() if seen[i]]
         return Census(
@@ -236,6 +241,8 @@ class _Counter:
                     died_young=self._young(0, i),
                     died_young_bytes=self._young(1, i),
                     largest_bytes=int(self._largest[i]),
+                    peak_bytes=int(sizes[:told, i].max(initial=0)),
+                    last_bytes=int(sizes[told - 1, i]) if told else 0,
                 )
                 for i in order
             ),
@@ -250,6 +257,11 @@ class _Counter:
     def _young(self, what: int, i: int) -> float:
         young, old = int(self._fate["young"][what, i]), int(self._fate["old"][what, i])
         return young / (young + old) if young + old else float("nan")
+
+
+def _known(time: Ints, until: int) -> int:
+    """Return how many samples have all deaths known; all of them, if none has."""
+    return int(np.searchsorted(time, until, side="right")) or len(time)
 
 
 def _by_name(types: Sequence[WorkloadType]) -> tuple[list[str], Ints]:

@@ -57,6 +57,9 @@ YOUNG_SHARE, TURNOVER, CULPRIT = 0.8, 10.0, 0.1
 LEAST_HEAP = 4 * MB
 """Go's least heap goal at GOGC=100."""
 
+_TRACERS = {"runtime.traceFrame"}
+"""Types of the tracer's tables of stacks. Go: makeTraceFrames."""
+
 RULES = {
     "growth": "memory",
     "large-objects": "memory",
@@ -182,7 +185,7 @@ def judge(evidence: Evidence) -> Diagnosis:
             "num_gc": len(run.cycles),
             "peak_heap": run.peak_heap,
             "peak_footprint": told.peak_footprint,
-            "peak_live": int(c.live_bytes.max(initial=0)),
+            "peak_live": c.peak_live,
             "allocated_bytes": c.allocated_bytes,
             "bytes_per_second": _rate(evidence),
             "died_young_bytes": _young_share(c),
@@ -250,10 +253,12 @@ def _growth(evidence: Evidence) -> Finding | None:
     growth, mean = _growth_of(live), float(live.mean())
     if not _grows(live) or growth < max(GROWTH_BYTES, GROWTH_SHARE * mean):
         return None
-    suspects = [(t.name, _growth_of(t.live_bytes[window])) for t in c.types if _grows(t.live_bytes[window])]
+    suspects = [
+        (t.name, _growth_of(t.live_bytes[window])) for t in _programs_own(c) if _grows(t.live_bytes[window])
+    ]
     suspects = sorted((s for s in suspects if s[1] > 0), key=lambda s: -s[1])[:5]
     seconds = (int(c.time_ns[window[-1]]) - int(c.time_ns[window[0]])) / 1e9
-    names = f", most of it {suspects[0][0]}" if suspects else ""
+    names = f"; {suspects[0][0]} grows most, by {format_bytes(suspects[0][1])}" if suspects else ""
     return Finding(
         rule="growth",
         sentence=(
@@ -428,9 +433,14 @@ def _frequent_gc(evidence: Evidence) -> Finding | None:
             f"{cause}. The program allocates {format_bytes(round(_rate(evidence)))} a second."
         ),
         figures=figures_,
-        types=tuple((t.name, t.allocated_bytes) for t in evidence.census.types[:3]),
+        types=tuple((t.name, t.allocated_bytes) for t in _programs_own(evidence.census)[:3]),
         remedies=tuple(remedies),
     )
+
+
+def _programs_own(c: Census) -> list[TypeLife]:
+    """Return the types without those that only a trace's recorder allocates, by bytes allocated."""
+    return [t for t in c.types if c.tier != "trace" or t.name not in _TRACERS]
 
 
 def _young_bytes(t: TypeLife) -> float:
@@ -450,7 +460,7 @@ def _sawtooth(run: Rerun) -> float:
 
 def _churn(evidence: Evidence) -> Finding | None:
     c, run, told = evidence.census, evidence.run, evidence.told
-    peak, share = int(c.live_bytes.max(initial=0)), _young_share(c)
+    peak, share = c.peak_live, _young_share(c)
     turnover = c.allocated_bytes / peak if peak else 0.0
     if (
         len(run.cycles) < LEAST_CYCLES
@@ -460,7 +470,7 @@ def _churn(evidence: Evidence) -> Finding | None:
     ):
         return None
     young = sum(_young_bytes(t) for t in c.types)
-    culprits = sorted(((t.name, round(_young_bytes(t))) for t in c.types), key=lambda t: -t[1])
+    culprits = sorted(((t.name, round(_young_bytes(t))) for t in _programs_own(c)), key=lambda t: -t[1])
     culprits = [(name, amount) for name, amount in culprits[:5] if amount >= CULPRIT * young]
     if not culprits:
         return None
@@ -468,7 +478,8 @@ def _churn(evidence: Evidence) -> Finding | None:
         rule="churn",
         sentence=(
             f"{share:.0%} of all bytes die before their first GC, and the program allocates {turnover:,.0f} times what "
-            f"it ever holds; the heap swings by a factor of {_sawtooth(run):.1f}. Most of it is {culprits[0][0]}."
+            f"it ever holds; the heap swings by a factor of {_sawtooth(run):.1f}. "
+            f"{culprits[0][0]} makes up {culprits[0][1] / young:.0%} of these bytes, more than any other type."
         ),
         figures={
             "died_young_bytes": share,

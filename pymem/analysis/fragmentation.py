@@ -127,7 +127,7 @@ class Moment:
         name = f"the {worst.size:,} B class" if worst.size else "large objects"
         what = "without pointers" if worst.noscan else "with pointers"
         types = self.types.get((worst.size, worst.noscan), ())
-        of = f" Most of its objects are {' and '.join(t for t, _ in types[:2])}." if types else ""
+        of = f" Most bytes in it: {', '.join(t for t, _ in types[:2])}." if types else ""
         return (
             f"Look at {name} {what}: {format_bytes(worst.lost)} of its {format_bytes(worst.bytes_in_spans)} hold "
             f"nothing, {worst.lost / max(self.lost, 1):.0%} of all that is lost, most of it {_cause(worst)}.{of}"

@@ -126,6 +126,7 @@ def _type_facts(result: Census, t: TypeLife) -> dict[str, Any]:
         "bytes_per_second": result.rate(t),
         "largest_bytes": t.largest_bytes,
         "peak_bytes": t.peak_bytes,
+        "last_bytes": t.last_bytes,
         "died_young": _known(t.died_young),
         "died_young_bytes": _known(t.died_young_bytes),
         "lifetime_bytes": {name: _known(v) for name, v in t.lifetime_bytes._asdict().items()},
@@ -151,7 +152,7 @@ def _print_census(file: str, result: Census) -> None:
             ("File", file),
             ("Duration", f"{format_duration(result.duration_ns)} as recorded; recording slows programs down"),
             ("Allocated", f"{format_bytes(result.allocated_bytes)} of {count(len(result.types))} types"),
-            ("Peak live", format_bytes(int(result.live_bytes.max(initial=0)))),
+            ("Peak live", format_bytes(result.peak_live)),
             ("GC cycles", count(result.cycles)),
         ]
     )
@@ -164,10 +165,10 @@ def _print_census(file: str, result: Census) -> None:
             "allocated",
             "a second",
             "peak",
-            "at end",
-            "half live",
-            "90 % live",
-            "cycles",
+            "last",
+            "p50 life",
+            "p90 life",
+            "p90 GCs",
             "young",
         ],
         [
@@ -177,7 +178,7 @@ def _print_census(file: str, result: Census) -> None:
                 format_bytes(t.allocated_bytes),
                 format_bytes(round(result.rate(t))),
                 format_bytes(t.peak_bytes),
-                format_bytes(int(t.live_bytes[-1])),
+                format_bytes(t.last_bytes),
                 _lifetime(t.lifetime_bytes.p50),
                 _lifetime(t.lifetime_bytes.p90),
                 _cycles(t.lifetime_cycles.p90),
@@ -187,8 +188,9 @@ def _print_census(file: str, result: Census) -> None:
         ],
     )
     print(
-        "life: bytes that the program allocates while half, or 9 in 10, of the objects die (longer: the recording is\n"
-        "too short to tell); GCs: cycles that 9 in 10 do not outlive; young: share dead before their first GC"
+        "last: at the last sample whose deaths are known; life: bytes that the program allocates while half, or 9 in\n"
+        "10, of the objects die (longer: too short a recording to tell); GCs: cycles that 9 in 10 do not outlive;\n"
+        "young: share dead before their first GC"
     )
     if result.resolution == "cycle":
         note(
