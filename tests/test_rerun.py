@@ -29,7 +29,7 @@ from pymem.workload.sources import open_stream
 from pymem.workload.spread import spread_deaths
 from pymem.workload.trace_stream import TraceStream
 from pymem.workload.without_tracer import without_tracer
-from pymem.workload.workload import Workload
+from pymem.workload.workload import Workload, WorkloadType
 
 TRACE = Path(__file__).parent.parent / "examples" / "lru.trace"
 TRACERS_OWN = 2 * (128 + 16) * 8192
@@ -140,6 +140,33 @@ def test_the_tracers_own_memory_is_left_out() -> None:
     rest = sum(_started(chunk) for chunk in without_tracer(source.chunks(), source.types))
     assert whole - rest == 4
     assert again(gogc="off").memstats.heap_alloc < TRACERS_OWN + again(gogc=50).memstats.total_alloc
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 5)), max_size=60))
+def test_lookups_of_stacks_are_left_out(steps: list[tuple[int, int, int]]) -> None:
+    """Against a plain model: a handle belongs to whoever allocated it last, until it dies."""
+    types = (*(WorkloadType(n, 32, 8) for n in ("", "main.T", "runtime.traceFrame", "runtime.Frames")),)
+    rows, keep, owner = [(Event.START_DONE, 0, 0, 0)], [True], dict[int, bool]()
+    tracers = set[int]()
+    for type_, goroutine, handle in steps:
+        if handle in owner:
+            rows.append((Event.DEATH, 0, 0, handle))
+            keep.append(not owner.pop(handle))
+            continue
+        if type_ == 2 and goroutine:
+            tracers.add(goroutine)
+        owner[handle] = type_ == 2 or (type_ == 3 and goroutine in tracers)
+        rows.append((Event.ALLOC, type_, goroutine, handle))
+        keep.append(not owner[handle])
+    kind, type_column, goroutine_column, object_column = (np.array(c) for c in zip(*rows, strict=True))
+    n = len(rows)
+    zeros = np.zeros(n, int)
+    whole = Columns(
+        np.arange(n), kind, zeros, zeros, goroutine_column, type_column, object_column, zeros + 32, zeros
+    )
+    one_by_one = (whole[i : i + 1] for i in range(n))
+    got = [int(t) for chunk in without_tracer(one_by_one, types) for t in chunk.time]
+    assert got == np.flatnonzero(keep).tolist()
 
 
 def _started(chunk: Columns) -> int:
