@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from pymem.analysis.census import census
 from pymem.gc.costs import Costs
 from pymem.program import Program, read_program
 from pymem.report.heap_map import HeapMap, heap_map
@@ -229,7 +229,7 @@ def gather(
         pauses=pauses_of(run.cycles),
         mmu=mmu_curve(run.cycles, run.virtual_ns),
         heap_map=heap_map(source, progress=passes[2]),
-        census=_census(source, passes[3]),
+        census=census(source, progress=passes[3]),
         rows=tuple(rows),
     )
 
@@ -243,15 +243,6 @@ def _passes(progress: Callable[[int, int], None] | None, n: int) -> list[Callabl
         return lambda done, total: progress(i * total + min(done, total), n * total)
 
     return [part(i) for i in range(n)]
-
-
-def _census(source: EventSource, progress: Callable[[int, int], None] | None) -> CensusLike | None:
-    try:
-        module: Any = importlib.import_module("pymem.analysis.census")
-    except ModuleNotFoundError:  # a build without `pymem.analysis`
-        return None
-    census: CensusLike = module.census(source, progress=progress)
-    return census
 
 
 def pauses_of(cycles: Sequence[CycleRecord]) -> Pauses:
