@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
+import select
 import signal
 import subprocess
 import time
@@ -58,7 +60,7 @@ def run_program(words: Sequence[str], *, env: Mapping[str, str], cwd: Path | Non
     Raises RecordingError where it cannot be started.
     """
     reading, writing = os.pipe()
-    with os.fdopen(reading, "rb", buffering=0) as pipe:
+    with io.FileIO(reading) as pipe:
         with contextlib.suppress(OSError):  # where users may have no more, less has to do
             fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE)
         os.set_blocking(reading, False)
@@ -89,36 +91,62 @@ def _start(
         ) from None
 
 
-def _read(process: subprocess.Popen[bytes], pipe: object, started: float) -> list[tuple[float, bytes]]:
-    """Return what came and when, the last piece (maybe nothing) when the program had ended."""
+def _read(process: subprocess.Popen[bytes], pipe: io.FileIO, started: float) -> list[tuple[float, bytes]]:
+    """Return what came and when, the last piece (maybe nothing) when the program had ended. It is not reaped."""
     pieces: list[tuple[float, bytes]] = []
     kept = 0
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_NAP)
-        ended = process.returncode is not None  # before the look: what it wrote last is then there
-        now = time.monotonic() - started
-        piece = _all(pipe)
-        kept += len(piece)
-        if piece and kept <= _KEPT:
-            pieces.append((now, piece))
-        if ended:
-            return [*pieces, (now, b"")]
+    with _Nap(process.pid) as nap:
+        while True:
+            nap()
+            ended = _ended(process)  # before the look: what it wrote last is then there
+            now = time.monotonic() - started
+            piece = _all(pipe)
+            kept += len(piece)
+            if piece and kept <= _KEPT:
+                pieces.append((now, piece))
+            if ended:
+                return [*pieces, (now, b"")]
 
 
-def _all(pipe: object) -> bytes:
+class _Nap:
+    """Waits for a while, or until a process ends if the system can tell."""
+
+    def __init__(self, pid: int) -> None:
+        self._stack = contextlib.ExitStack()
+        self._fd = -1
+        with contextlib.suppress(OSError):
+            self._fd = os.pidfd_open(pid)
+            self._stack.callback(os.close, self._fd)
+
+    def __enter__(self) -> _Nap:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __call__(self) -> None:
+        select.select([self._fd] if self._fd >= 0 else [], [], [], _NAP)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has ended. It stays there as a zombie, so that nothing else can have its number."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _all(pipe: io.FileIO) -> bytes:
     pieces = []
-    while piece := pipe.read(_PIPE):  # type: ignore[attr-defined]
+    while piece := pipe.read(_PIPE):
         pieces.append(piece)
     return b"".join(pieces)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the program if it still runs, and all that it started."""
-    if process.poll() is None:
+    if not _ended(process):
         _signal(process, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE)
+        until = time.monotonic() + _GRACE
+        while not _ended(process) and time.monotonic() < until:
+            time.sleep(_NAP)
     _signal(process, signal.SIGKILL)
     process.wait()
 

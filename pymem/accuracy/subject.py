@@ -138,6 +138,7 @@ def _test(words: list[str], rest: list[str], folder: Path) -> Subject:
         f'printf "%s\\0" "$#" "$(pwd)" "$@" >> {shlex.quote(str(said))}\n'
     )
     script.chmod(0o700)
+    said.unlink(missing_ok=True)
     if any(re.fullmatch(r"--?(exec|c|o|fuzz)(=.*)?", word) for word in rest):
         raise RecordingError("go test: leave out -exec, -c, -o and -fuzz, the test is built and run here")
     _run([_go(words[0]), "test", f"-exec={shlex.quote(str(script))}", *rest], words)
