@@ -6,6 +6,7 @@ it is done once; the rows stay in memory unless there are too many, and then eac
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -54,7 +55,7 @@ class Part(NamedTuple):
         Rows do not tell a system stack from a goroutine's, nor that a goroutine has ended whose stack is kept for the
         next one.
         """
-        i = int(self.stack_rows.searchsorted(row))
+        i = bisect_left(memoryview(self.stack_rows), row)
         return int(self.stack_bytes[i - 1]) if i else 0
 
 

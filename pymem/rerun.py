@@ -261,6 +261,7 @@ def rerun(
     address_space: int = ADDRESS_SPACE,
     calibrated: bool = True,
     chance: Chance = CENTRE,
+    leftover: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rerun:
     """Run a recorded program under its own pacer and return what came out.
@@ -278,6 +279,8 @@ def rerun(
         address_space: bytes that the heap may map.
         calibrated: go by the recording's own costs.
         chance: what differs from one real run to the next.
+        leftover: tell of the heap at the end by type and size class. It holds the interpreter's lock, in a short run
+            for a tenth of the time: who has many threads and does not ask for it leaves it.
         progress: called now and then with (events done, events in all).
 
     Deterministic but for `seconds`. Raises what `replay` raises.
@@ -319,7 +322,7 @@ def rerun(
             seconds=seconds,
             virtual_ns=emulation.collector.clock.now,
             timeline=emulation.timeline.array(),
-            heap_by_type=type_uses(player.heap, source.types),
-            fragmentation=class_uses(player.heap),
+            heap_by_type=type_uses(player.heap, source.types) if leftover else (),
+            fragmentation=class_uses(player.heap) if leftover else (),
             stats=emulation.stats,
         )

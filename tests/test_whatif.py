@@ -130,6 +130,15 @@ def test_more_draws_than_one_are_a_median_with_an_interval(program: Program) -> 
     assert one.high / one.low < got.high / got.low
 
 
+def test_limit_that_binds_in_some_draws_only(program: Program) -> None:
+    """A run without a cycle has no effective GOGC: the interval is from the least to the most, and no NaN."""
+    limits = [14 * MIB + i * MIB // 4 for i in range(16)]
+    got = [predict(program, Scenario(-1, limit), draws=3).effective_gogc for limit in limits]
+    assert all(e.low <= e.value <= e.high for e in got)
+    assert math.isfinite(got[0].high)
+    assert math.isinf(got[-1].low)
+
+
 # ---- the front ----
 
 
@@ -216,6 +225,12 @@ def test_progress_comes_to_the_end(program: Program) -> None:
 def test_rows_survive_json(serial: tuple[Row, ...]) -> None:
     for r in serial:
         assert Row.from_facts(json.loads(json.dumps(r.facts()))) == r
+
+
+def test_rows_without_a_gogc_survive_json(program: Program) -> None:
+    off = predict(program, Scenario(-1), draws=2)
+    assert off.effective_gogc.value == math.inf
+    assert Row.from_facts(json.loads(json.dumps(off.facts(), allow_nan=False))) == off
 
 
 # ---- limits ----

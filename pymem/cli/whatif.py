@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pymem.cli._cluster import cluster as on_cluster
 from pymem.cli._output import File, Json, count, note, print_facts, print_json, print_table, progress, suggest
 from pymem.errors import ConfigError
 from pymem.units import NO_LIMIT, format_bytes, format_duration, parse_byte_count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from concurrent.futures import Executor
-
     from pymem.whatif import Estimate, Row
 
 __all__ = ["recommend", "whatif"]
@@ -79,7 +76,7 @@ def whatif(
         memory_limit=_list("--memory-limit", memory_limit),
         gomaxprocs=_procs(gomaxprocs),
     )
-    with progress("predicting", file, quiet=as_json) as tell, _executor(cluster) as executor:
+    with progress("predicting", file, quiet=as_json) as tell, on_cluster(cluster) as executor:
         rows = sweep(
             file,
             scenarios,
@@ -118,7 +115,7 @@ def recommend(
     from pymem.whatif import recommend as search
 
     share = _share("--max-gc-cpu", max_gc_cpu) if max_gc_cpu is not None else None
-    with progress("searching", file, quiet=as_json) as tell, _executor(cluster) as executor:
+    with progress("searching", file, quiet=as_json) as tell, on_cluster(cluster) as executor:
         answer = search(
             file,
             limit=limit,
@@ -182,22 +179,6 @@ def _costs(path: str | None) -> Any:
     from pymem.gc.costs import Costs
 
     return Costs.load(path) if path else None
-
-
-@contextmanager
-def _executor(cluster: str | None) -> Iterator[Executor | None]:
-    if cluster is None:
-        yield None
-        return
-    from pymem._extras import need
-
-    distributed = need("distributed", "sweep")
-    try:
-        client = distributed.Client(cluster, timeout=10)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--cluster {cluster}: no scheduler answers there ({error}): start one") from None
-    with client, client.get_executor(retries=3, pure=False) as executor:
-        yield executor
 
 
 # ---- what is answered ----

@@ -102,6 +102,7 @@ class Turns:
             ahead = _FRACTIONAL_SLACK * goal
             turn = (ahead * passed - worked / mutators) / (1 - ahead)
             if turn >= 1:
-                return share._replace(fractional=mutators, speed=0.0), turn
+                return Share(share.dedicated, mutators, share.idle, share.unused, 0.0), turn
             self._worker_runs, self._slice_end = False, self._gives_way(now)
-        return share._replace(fractional=0.0, speed=share.speed / (1 - goal)), max(self._slice_end - now, 1)
+        speed = share.speed / (1 - goal)
+        return Share(share.dedicated, 0.0, share.idle, share.unused, speed), max(self._slice_end - now, 1)

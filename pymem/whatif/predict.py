@@ -66,6 +66,7 @@ def predict(program: Program, scenario: Scenario, *, draws: int = 8, seed: int =
             memory_limit=scenario.memory_limit,
             gomaxprocs=scenario.gomaxprocs,
             chance=chance,
+            leftover=False,
         )
         runs.append(figures(run, pauses))
     estimates: dict[str, Any] = {
@@ -84,7 +85,7 @@ def predict(program: Program, scenario: Scenario, *, draws: int = 8, seed: int =
 def _estimate(name: str, values: Sequence[float]) -> Estimate:
     """Return the median and the interval around it; where it may be 0 or infinite, from the least to the most."""
     middle = float(np.median(values))
-    if middle <= 0 or not math.isfinite(middle):
+    if middle <= 0 or not np.isfinite(values).all():
         return Estimate(middle, float(min(values)), float(max(values)))
     logs = np.log(np.maximum(np.array(values, float), middle * 1e-6))
     scatter = float(logs.std(ddof=1)) if len(values) > 1 else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,15 +51,23 @@ class Row:
     """Whether no other row needs both less memory (peak_footprint) and less processor time (gc_cpu)."""
 
     def facts(self) -> dict[str, Any]:
-        """Return the row as --json prints it."""
-        return asdict(self)
+        """Return the row as --json prints it. None is infinite: the effective GOGC of one that is off."""
+        facts = asdict(self)
+        for estimate in facts.values():
+            if isinstance(estimate, dict):
+                estimate |= {name: None for name, x in estimate.items() if math.isinf(x)}
+        return facts
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Row:
         """Make a row of what `facts` returned. Raises KeyError, TypeError."""
         estimates = {f.name for f in fields(cls) if f.type == "Estimate"}
-        values: dict[str, Any] = {n: Estimate(**v) if n in estimates else v for n, v in facts.items()}
+        values: dict[str, Any] = {n: _estimate(**v) if n in estimates else v for n, v in facts.items()}
         return cls(**values)
+
+
+def _estimate(**figures: float | None) -> Estimate:
+    return Estimate(**{name: math.inf if x is None else x for name, x in figures.items()})
 
 
 def mark_pareto(rows: Iterable[Row]) -> tuple[Row, ...]:

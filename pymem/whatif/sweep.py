@@ -14,6 +14,8 @@ from contextlib import nullcontext
 from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
+from socket import gethostname
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from pymem._arguments import whole
@@ -42,8 +44,16 @@ class _File:
     costs: Costs | None
 
     def read(self) -> Program:
-        if _crc_of_file(self.path) != self.fingerprint:
-            raise ConfigError(f"{self.path}: is another file where the worker runs: copy it there")
+        where = f"the worker on {gethostname()}"
+        try:
+            same = _crc_of_file(self.path) == self.fingerprint
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path}: {where} cannot read it ({error.strerror}): copy it there, to the same place, or use a"
+                " file system that all share"
+            ) from None
+        if not same:
+            raise ConfigError(f"{self.path}: {where} has another file of that name: copy this one there")
         return read_program(open_stream(self.path), costs=self.costs)
 
 
@@ -52,8 +62,16 @@ def _read(file: _File) -> Program:
     return file.read()
 
 
+_READING = Lock()
+"""So that threads of one worker wait for the first to read the recording. Nothing else is shared."""
+
+
 def _in_worker(what: _File | Program, scenario: Scenario, draws: int, seed: int) -> Row:
-    program = _read(what) if isinstance(what, _File) else what
+    if isinstance(what, _File):
+        with _READING:
+            program = _read(what)
+    else:
+        program = what
     return predict(program, scenario, draws=draws, seed=seed)
 
 
@@ -89,7 +107,7 @@ def sweep(
     wanted = tuple(scenarios)
     whole("draws", draws, 1)
     whole("seed", seed, 0)
-    path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    path = os.path.abspath(source) if isinstance(source, str | os.PathLike) else None
     what: _File | Program
     if path is not None and executor is not None:
         what = _File(path, _crc_of_file(path), costs)

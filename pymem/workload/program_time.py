@@ -103,13 +103,14 @@ class ProgramTime(NamedTuple):
 
     def at(self, time: int) -> float:
         """Return the program's own time at a recorded one."""
-        i = bisect_right(self.recorded, time)
+        recorded, own = memoryview(self.recorded), memoryview(self.own)  # plain numbers: asked at each stop
+        i = bisect_right(recorded, time)
         if i == 0:
-            return float(time - self.recorded[0]) if len(self.recorded) else float(time)
-        if i == len(self.recorded):
-            return float(self.own[-1])
-        t0, t1 = int(self.recorded[i - 1]), int(self.recorded[i])
-        return float(self.own[i - 1] + (self.own[i] - self.own[i - 1]) * ((time - t0) / (t1 - t0)))
+            return float(time - recorded[0]) if recorded else float(time)
+        if i == len(recorded):
+            return float(own[-1])
+        t0, t1 = recorded[i - 1], recorded[i]
+        return float(own[i - 1] + (own[i] - own[i - 1]) * ((time - t0) / (t1 - t0)))
 
 
 class _Stretch(NamedTuple):
