@@ -380,6 +380,9 @@ def test_prepare_test(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert made.words[0] == str(tmp_path / "kept.test")
     assert {"-test.bench=x y", "-test.benchtime=3x"} <= set(made.words)
     assert made.words[-1] == "a b"
+    monkeypatch.chdir(tmp_path)
+    assert prepare(["go", "-C", str(package), "test", "."], folder=tmp_path).cwd == package
+    monkeypatch.chdir(package)
     with pytest.raises(RecordingError, match="benchtime 100x"):
         prepare(["go", "test", "-bench", "."], folder=tmp_path)
     with pytest.raises(RecordingError, match="cannot be built"):

@@ -111,12 +111,16 @@ def prepare(command: Sequence[str], *, folder: Path) -> Subject:
 
 
 def _of_go(words: list[str], folder: Path) -> Subject:
-    match words[1:]:
-        case ["test", *rest]:
-            return _test(words, rest, folder)
-        case ["tool", "compile", *rest]:
-            found = _run([_go(words[0]), "tool", "-n", "compile"], words).stdout.strip()
-            return Subject(tuple(words), (found, *rest), None, compiler=True)
+    go, rest = [_go(words[0])], words[1:]
+    if rest[:1] == ["-C"]:
+        go, rest = [*go, *rest[:2]], rest[2:]
+    match rest:
+        case ["test", *flags]:
+            return _test(words, go, flags, folder)
+        case ["tool", "compile", *flags]:
+            found = _run([*go, "tool", "-n", "compile"], words).stdout.strip()
+            cwd = Path(go[2]).absolute() if len(go) > 1 else None
+            return Subject(tuple(words), (found, *flags), cwd, compiler=True)
     shown = shlex.join(words[:2])
     raise RecordingError(
         f"{shown}: starts other programs, and those are not told apart here; build the program and give its binary"
@@ -127,7 +131,7 @@ def _go(word: str) -> str:
     return str(find_toolchain().go) if word == "go" else word
 
 
-def _test(words: list[str], rest: list[str], folder: Path) -> Subject:
+def _test(words: list[str], go: list[str], flags: list[str], folder: Path) -> Subject:
     """Have go build a test and say how it would run it."""
     binary, said = folder / "kept.test", folder / "said"
     script = folder / "keep.sh"
@@ -139,9 +143,9 @@ def _test(words: list[str], rest: list[str], folder: Path) -> Subject:
     )
     script.chmod(0o700)
     said.unlink(missing_ok=True)
-    if any(re.fullmatch(r"--?(exec|c|o|fuzz)(=.*)?", word) for word in rest):
+    if any(re.fullmatch(r"--?(exec|c|o|fuzz)(=.*)?", word) for word in _own_flags(flags)):
         raise RecordingError("go test: leave out -exec, -c, -o and -fuzz, the test is built and run here")
-    _run([_go(words[0]), "test", f"-exec={shlex.quote(str(script))}", *rest], words)
+    _run([*go, "test", f"-exec={shlex.quote(str(script))}", *flags], words)
     runs = _runs(said)
     if len(runs) != 1:
         what = "has no test to run" if not runs else f"runs the tests of {len(runs)} packages"
@@ -180,11 +184,7 @@ def _plain(env: Mapping[str, str]) -> dict[str, str]:
 
 def _check(subject: Subject) -> None:
     """Refuse what would trace while it is measured, or would do more work the faster it is."""
-    flags = subject.words[1:]
-    for i, word in enumerate(flags):
-        if word in {"-args", "--args"}:
-            flags = flags[:i]
-            break
+    flags = _own_flags(subject.words[1:])
     if any(_TRACING.fullmatch(word) for word in flags):
         raise RecordingError(
             "the command traces by a flag of its own: leave the flag out, it is added for the recording"
@@ -195,3 +195,9 @@ def _check(subject: Subject) -> None:
             "benchmarks run for a time here, and so do more the faster they are: give a number of rounds,"
             " such as -benchtime 100x"
         )
+
+
+def _own_flags(words: Sequence[str]) -> Sequence[str]:
+    """Return the words among which a test's own flags are: what comes after -args is for the program."""
+    ends = [i for i, word in enumerate(words) if word in {"-args", "--args"}]
+    return words[: ends[0]] if ends else words

@@ -1,0 +1,293 @@
+"""How far predictions are off over real programs: makes docs/accuracy.md.
+
+    python bench/accuracy.py FOLDER [--only NAME] [--reruns 5] [--no-limits] [--write docs/accuracy.md] [--note TEXT]
+
+Each program is recorded once, at GOGC=20, and run again and again under each setting. That takes hours, and is kept in
+FOLDER: NAME.trace, NAME.json with all real runs, and NAME.gctrace, the stderr of one more untraced run at GOGC=100, to
+calibrate by. A program that is there is not run again, so a changed model is judged anew in minutes. Have the machine
+do nothing else meanwhile: figures of a busy machine say nothing.
+
+The programs of APART were chosen before any prediction was looked at. Nothing is changed for them, and their errors are
+listed apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pymem.accuracy import Measurement, Rung, Subject, Summary, parse_limit, prepare, summarise
+from pymem.accuracy.compare import compare, predict_ladder, record, rerun_ladder
+from pymem.accuracy.ladder import ladder, live_heap
+from pymem.accuracy.running import run_program
+from pymem.program import read_program
+from pymem.record.overlay import find_toolchain
+from pymem.units import NO_LIMIT
+from pymem.whatif import Scenario
+from pymem.workload.sources import open_stream
+
+MODULES = Path(__file__).parent / "modules"
+RECORDED_AT = 20
+CALIBRATED_AT = 100
+PROCS = 2
+GOGC = (25, 50, 100, 200, 400)
+LIMITS = ("1.1x", "1.3x", "1.6x", "2x")
+LIMITED_GOGC = ("off", 100)
+
+
+def _benchmark(package: str, name: str, rounds: int, *go: str) -> list[str]:
+    return ["go", *go, "test", "-run", "NONE", "-bench", name, "-benchtime", f"{rounds}x", package]
+
+
+PROGRAMS: dict[str, list[str]] = {
+    "compile": [],  # see `command`
+    "json": _benchmark("encoding/json", "CodeUnmarshal$", 60),
+    "parser": _benchmark("go/parser", "ParseOnly", 300),
+    "format": _benchmark("go/format", "Format", 30),
+    "xml": _benchmark("encoding/xml", "^BenchmarkUnmarshal$", 20_000),
+    "gob": _benchmark("encoding/gob", "DecodeStringsSlice", 3_000),
+    "template": _benchmark("html/template", "EscapedExecute", 100_000),
+    "png": _benchmark("image/png", "DecodeRGB", 200),
+    "http": _benchmark("net/http", "ClientServer$", 4_000),
+    "regexp": _benchmark("regexp", "^BenchmarkCompile$", 5_000),
+    "x509": _benchmark("crypto/x509", "ParseCertificate", 4_000),
+    "strconv": _benchmark("strconv", "^BenchmarkQuote$", 1_000_000),
+    "goldmark": _benchmark(".", "Goldmark", 15, "-C", str(MODULES)),
+    "bbolt": _benchmark(".", "Bbolt", 25, "-C", str(MODULES)),
+}
+APART = ("format", "xml", "png", "bbolt")
+TITLES = {"num_gc": "NumGC", "peak_heap": "peak heap", "marked_bytes": "bytes marked", "gc_cpu": "GC CPU"}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A program, with what was predicted and measured."""
+
+    name: str
+    told: dict[str, Any]
+    """What is in its file."""
+    rungs: tuple[Rung, ...]
+
+    @property
+    def free(self) -> tuple[Rung, ...]:
+        """The rungs without a memory limit."""
+        return tuple(r for r in self.rungs if r.scenario.memory_limit == NO_LIMIT)
+
+    @property
+    def limited(self) -> tuple[Rung, ...]:
+        """The rungs with one."""
+        return tuple(r for r in self.rungs if r.scenario.memory_limit < NO_LIMIT)
+
+
+# ---- measuring ----
+
+
+def command(name: str, folder: Path) -> list[str]:
+    """Return a program's command line."""
+    if name != "compile":
+        return PROGRAMS[name]
+    go = str(find_toolchain().go)
+    env = {**os.environ, "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    config = folder / "importcfg"
+    export = "{{if .Export}}packagefile {{.ImportPath}}={{.Export}}{{end}}"
+    source = "{{$d := .Dir}}{{range .GoFiles}}{{$d}}/{{.}} {{end}}"
+    asked = [go, "list", "-deps", "-export", "-f", export, "go/types"]
+    config.write_bytes(subprocess.run(asked, env=env, check=True, capture_output=True).stdout)
+    found = subprocess.run([go, "list", "-f", source, "go/types"], env=env, check=True, capture_output=True)
+    options = ["-p", "go/types", "-std", "-complete", "-importcfg", str(config), "-o", os.devnull]
+    return ["go", "tool", "compile", *options, *found.stdout.decode().split()]
+
+
+def measure(name: str, folder: Path, *, reruns: int, limits: bool) -> None:
+    """Record a program, run it under all settings, and keep what came out."""
+    trace = folder / f"{name}.trace"
+    with tempfile.TemporaryDirectory() as built:
+        subject = prepare(command(name, Path(built)), folder=Path(built))
+        record(subject, trace, gogc=RECORDED_AT, gomaxprocs=PROCS)
+        program = read_program(open_stream(trace))
+        live = live_heap(program, gogc=RECORDED_AT)
+        rungs = ladder(GOGC, [NO_LIMIT], live=live, gomaxprocs=PROCS)
+        if limits:
+            rungs |= ladder(LIMITED_GOGC, map(parse_limit, LIMITS), live=live, gomaxprocs=PROCS)
+        _keep_log(subject, folder / f"{name}.gctrace")
+        runs = rerun_ladder(subject, rungs, reruns=reruns)
+    told = {
+        "go": find_toolchain().version,
+        "command": [Path(word).name if word.startswith("/") else word for word in subject.command][:20],
+        "live_heap": live,
+        "reruns": reruns,
+        "load": os.getloadavg()[2],
+        "date": time.strftime("%Y-%m-%d"),
+        "rungs": [
+            {
+                "gogc": s.gogc,
+                "memory_limit": s.memory_limit,
+                "asked": asked,
+                "runs": [list(r) for r in runs[s]],
+            }
+            for s, asked in rungs.items()
+        ],
+    }
+    (folder / f"{name}.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+
+
+def _keep_log(subject: Subject, path: Path) -> None:
+    env = subject.measured_env(Scenario(CALIBRATED_AT, gomaxprocs=PROCS))
+    ran = run_program(subject.words, env=env, cwd=subject.cwd)
+    path.write_text("".join(f"{line.text}\n" for line in ran.lines), encoding="utf-8")
+
+
+# ---- predicting ----
+
+
+def judge(name: str, folder: Path, *, draws: int) -> Result:
+    """Predict what was measured."""
+    told = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    rungs, runs = {}, {}
+    for rung in told["rungs"]:
+        scenario = Scenario(rung["gogc"], rung["memory_limit"], PROCS)
+        rungs[scenario] = rung["asked"]
+        runs[scenario] = [Measurement(*run) for run in rung["runs"]]
+    program = read_program(open_stream(folder / f"{name}.trace"))
+    rows = predict_ladder(program, rungs, draws=draws, seed=0, tell=lambda n: None)
+    return Result(name, told, compare(rungs, rows, runs))
+
+
+# ---- the document ----
+
+
+def _percent(summary: Summary, value: float) -> str:
+    return f"{100 * value:.1f} points" if summary.figure == "gc_cpu" else f"{100 * value:.1f} %"
+
+
+def _means(title: str, results: Iterable[Result], kind: str) -> Iterable[str]:
+    rungs = [rung for result in results for rung in getattr(result, kind)]
+    for s in summarise(rungs):
+        if s.rungs:
+            share = f"{s.inside} of {s.rungs} ({s.inside / s.rungs:.0%})"
+            cells = [title, TITLES[s.figure], _percent(s, s.mean_error), _percent(s, s.bias)]
+            yield f"| {' | '.join([*cells, f'{100 * s.noise:.1f} %', share])} |"
+
+
+def _by_program(results: Iterable[Result], kind: str) -> Iterable[str]:
+    yield "| program | settings | " + " | ".join(TITLES.values()) + " |"
+    yield "|---|---|" + "---|" * len(TITLES)
+    for result in results:
+        rungs = getattr(result, kind)
+        if rungs:
+            errors = [_percent(s, s.mean_error) if s.rungs else "-" for s in summarise(rungs)]
+            yield f"| {result.name} | {len(rungs)} | {' | '.join(errors)} |"
+
+
+def _value(figure: str, value: float) -> str:
+    if figure == "num_gc":
+        return f"{value:g}"
+    return f"{100 * value:.1f} %" if figure == "gc_cpu" else f"{value / 1e6:.1f}"
+
+
+def _rows(results: Iterable[Result]) -> Iterable[str]:
+    names = [f"{title}{', MB' if n in {'peak_heap', 'marked_bytes'} else ''}" for n, title in TITLES.items()]
+    yield "| program | GOGC | limit | " + " | ".join(f"{name} | real" for name in names) + " |"
+    yield "|---|---|---|" + "---|---|" * len(names)
+    for result in results:
+        for rung in result.rungs:
+            cells = [result.name, "off" if rung.scenario.gogc < 0 else str(rung.scenario.gogc), rung.asked]
+            for figure, c in rung.comparisons.items():
+                mark = "" if c.inside or c.error is None else f" ({100 * c.error:+.0f})"
+                real = "/".join(
+                    _value(figure, v) for v in (c.measured.least, c.measured.median, c.measured.most)
+                )
+                cells += [_value(figure, c.predicted.value) + mark, real]
+            yield f"| {' | '.join(cells)} |"
+
+
+def _thrashing(results: Iterable[Result]) -> str:
+    told = [rung.thrashing for result in results for rung in result.limited]
+    both = told.count((True, True))
+    return (
+        f"Of {len(told)} rungs with a limit {both} collect most of the time and were predicted to;"
+        f" {told.count((True, False))} were predicted to and do not, {told.count((False, True))} do and were not"
+        " predicted to."
+    )
+
+
+def document(results: list[Result], note: str) -> str:
+    """Return docs/accuracy.md."""
+    apart = [r for r in results if r.name in APART]
+    others = [r for r in results if r.name not in APART]
+    head = [
+        "| programs | figure | mean error | bias | noise of a run | in the interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    groups = [("all", results), ("looked at", others), ("kept apart", apart)]
+    seconds = [statistics.median(run.seconds for run in rung.runs) for r in results for rung in r.rungs]
+    lines = [
+        *["# How far predictions are off", ""],
+        *([f"**{note}**", ""] if note else []),
+        f"Made by `python bench/accuracy.py FOLDER --write docs/accuracy.md`, from {results[0].told['go']},"
+        f" {platform.system().lower()}/{platform.machine()}, {os.cpu_count()} processors. Each program was recorded"
+        f" once at GOGC={RECORDED_AT} and GOMAXPROCS={PROCS}, predicted from that alone, and run"
+        f" {results[0].told['reruns']} times untraced under each setting ({min(seconds):.1f} to {max(seconds):.1f} s a"
+        " run). An error is the prediction less the median of the real runs, in percent of it; of GC CPU it is the"
+        " difference, in points. Below 10 cycles one more or less is no error. Noise is the mean distance of one real"
+        f" run from the median. Kept apart are {', '.join(APART)}: chosen before any prediction was looked at, and"
+        " nothing was changed for them.",
+        *["", f"## GOGC {', '.join(map(str, GOGC))}, no limit", "", *head],
+        *[line for title, group in groups for line in _means(title, group, "free")],
+        *["", "Mean error by program:", "", *_by_program(results, "free")],
+    ]
+    if any(r.limited for r in results):
+        lines += [
+            *["", f"## Memory limits of {', '.join(LIMITS)} the live heap, GOGC off and 100", "", *head],
+            *[line for title, group in groups for line in _means(title, group, "limited")],
+            *["", _thrashing(results), "", "Mean error by program:", "", *_by_program(results, "limited")],
+        ]
+    lines += ["", "## Programs", ""]
+    lines += [f"- {r.name}: `{shlex.join(r.told['command'])}`, {r.told['date']}" for r in results]
+    lines += [
+        *["", "## All rows", ""],
+        "Real is least/median/most. In brackets, where the median lies outside the predicted interval: the error.",
+        *["", *_rows(results)],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure what is missing, predict, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", choices=PROGRAMS, action="append", help="one program; may be given again")
+    parser.add_argument("--reruns", type=int, default=5)
+    parser.add_argument("--no-limits", action="store_true", help="measure no memory limits")
+    parser.add_argument("--draws", type=int, default=8)
+    parser.add_argument("--write", type=Path, help="the document; else it is printed")
+    parser.add_argument("--note", default="", help="a sentence to put in its head")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    for name in options.only or PROGRAMS:
+        if not (options.folder / f"{name}.json").exists():
+            print(f"measuring {name}", file=sys.stderr)
+            measure(name, options.folder.absolute(), reruns=options.reruns, limits=not options.no_limits)
+        results.append(judge(name, options.folder, draws=options.draws))
+    text = document(results, options.note)
+    if options.write:
+        options.write.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
