@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from bare_heap import ROUNDS, scale
 
-from pymem import replay
+from pymem._native import lib
 from pymem.program import Program, read_program
 from pymem.whatif import Row, Scenario, grid, predict, sweep
 from pymem.workload.sources import open_stream
@@ -55,8 +55,8 @@ class _Timed:
 def held(program: Program, monkeypatch: pytest.MonkeyPatch) -> float:
     """Return the share of a scenario's processor time outside the core's longest function."""
     with monkeypatch.context() as patch:
-        timed = _Timed(replay.lib)
-        patch.setattr(replay, "lib", timed)
+        timed = _Timed(lib)
+        patch.setattr("pymem.replay.lib", timed)
         begun = thread_time()
         predict(program, Scenario(), draws=4)
         return 1 - timed.seconds / (thread_time() - begun)

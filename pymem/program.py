@@ -55,7 +55,7 @@ class Part(NamedTuple):
         Rows do not tell a system stack from a goroutine's, nor that a goroutine has ended whose stack is kept for the
         next one.
         """
-        i = bisect_left(memoryview(self.stack_rows), row)
+        i = bisect_left(self.stack_rows.data, row)
         return int(self.stack_bytes[i - 1]) if i else 0
 
 

@@ -103,7 +103,7 @@ class ProgramTime(NamedTuple):
 
     def at(self, time: int) -> float:
         """Return the program's own time at a recorded one."""
-        recorded, own = memoryview(self.recorded), memoryview(self.own)  # plain numbers: asked at each stop
+        recorded, own = self.recorded.data, self.own.data  # plain numbers: asked at each stop
         i = bisect_right(recorded, time)
         if i == 0:
             return float(time - recorded[0]) if recorded else float(time)
