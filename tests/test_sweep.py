@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +33,14 @@ def written(rows: tuple[Row, ...]) -> bytes:
     return json.dumps([row.facts() for row in rows]).encode()
 
 
+def wait_until(true: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("did not happen within 30 s")
+
+
 @pytest.fixture(scope="module")
 def serial() -> bytes:
     return written(sweep(LRU, SCENARIOS, draws=DRAWS))
@@ -44,7 +55,7 @@ def client() -> Iterator[Any]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
@@ -132,21 +143,36 @@ def test_port_where_nobody_listens(pymem: Command) -> None:
     assert time.monotonic() - begun < 3
 
 
+def test_scheduler_that_dies(tmp_path: Path) -> None:
+    """It has no workers either, which is told."""
+    log, err = tmp_path / "scheduler", tmp_path / "err"
+    code = "import sys; from distributed.cli.dask_scheduler import main; sys.exit(main())"
+    options = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    with (
+        open(log, "w") as told,
+        open(err, "w") as said,
+        subprocess.Popen([sys.executable, "-c", code, *options], stderr=told) as scheduler,
+    ):
+        try:
+            wait_until(lambda: re.search(r"tcp://127\.0\.0\.1:\d+", log.read_text()) is not None)
+            address = re.findall(r"tcp://127\.0\.0\.1:\d+", log.read_text())[0]
+            with spawn("whatif", LRU, "--cluster", address, stdout=-1, stderr=said) as command:
+                wait_until(lambda: "no worker yet" in err.read_text())
+                time.sleep(0.5)
+                scheduler.kill()
+                assert (command.communicate(timeout=60)[0], command.returncode) == ("", 2)
+        finally:
+            scheduler.kill()
+    assert re.fullmatch(r"pymem: .*no worker yet.*\npymem: .*the scheduler has gone.*\n", err.read_text())
+
+
 # ---- an interruption ----
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if true():
-            return
-        time.sleep(0.01)
-    raise AssertionError("did not happen within 30 s")
 
 
 def test_interrupted_command_goes_on(pymem: Command, tmp_path: Path) -> None:
     results = tmp_path / "rows.jsonl"
-    gogc = list(range(20, 50, 2))
-    arguments = ("whatif", LRU, "--gogc", ",".join(map(str, gogc)), "--draws", DRAWS, "--json")
+    gogc = list(range(20, 44, 2))
+    arguments = ("whatif", LRU, "--gogc", ",".join(map(str, gogc)), "--draws", 2, "--json")
 
     def lines() -> int:
         return len(results.read_text().splitlines()) if results.exists() else 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pymem._extras import need
+from pymem.cli._output import note
 from pymem.errors import ConfigError, PymemError
 
 if TYPE_CHECKING:
@@ -28,7 +30,13 @@ def cluster(address: str | None) -> Iterator[Executor | None]:
         yield None
         return
     distributed = need("distributed", "sweep")
-    with _client(distributed, address) as client, client.get_executor(retries=_RETRIES, pure=False) as work:
+    with (
+        _silence(),
+        _client(distributed, address) as client,
+        client.get_executor(retries=_RETRIES, pure=False) as work,
+    ):
+        if not client.nthreads():
+            note(f"the cluster has no worker yet, waiting for one: `dask worker {address}` starts one")
         try:
             yield work
         except distributed.KilledWorker as error:
@@ -40,6 +48,17 @@ def cluster(address: str | None) -> Iterator[Executor | None]:
             raise PymemError(
                 f"--cluster {address}: the scheduler has gone: start it and run again (with --results, rows are kept)"
             ) from None
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep Dask's logs, tracebacks and all, from the user: what matters of them is told as an error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _client(distributed: Any, address: str) -> Any:
