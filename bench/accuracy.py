@@ -7,8 +7,8 @@ FOLDER: NAME.trace, NAME.json with all real runs, and NAME.gctrace, the stderr o
 calibrate by. A program that is there is not run again, so a changed model is judged anew in minutes. Have the machine
 do nothing else meanwhile: figures of a busy machine say nothing.
 
-The programs of APART were chosen before any prediction of theirs was looked at. Do not run them with --only, nor look at
-their errors, before the model is done; these are listed apart.
+The programs of APART were chosen before any prediction of theirs was looked at. Do not run them with --only, nor look
+at their errors, before the model is done; these are listed apart.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ PROGRAMS: dict[str, list[str]] = {
     "bbolt": _benchmark(".", "Bbolt", 25, "-C", str(MODULES)),
 }
 APART = ("format", "xml", "http", "bbolt")
-"""png was one of them until its errors were seen, when this script was tried. http, not yet predicted, took its place."""
+"""png was one of them until its errors were seen, when this script was tried; http, not yet predicted, replaced it."""
 TITLES = {"num_gc": "NumGC", "peak_heap": "peak heap", "marked_bytes": "bytes marked", "gc_cpu": "GC CPU"}
 
 
