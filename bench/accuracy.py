@@ -7,8 +7,8 @@ FOLDER: NAME.trace, NAME.json with all real runs, and NAME.gctrace, the stderr o
 calibrate by. A program that is there is not run again, so a changed model is judged anew in minutes. Have the machine
 do nothing else meanwhile: figures of a busy machine say nothing.
 
-The programs of APART were chosen before any prediction was looked at. Nothing is changed for them, and their errors are
-listed apart.
+The programs of APART were chosen before any prediction of theirs was looked at. Do not run them with --only, nor look
+at their errors, before the model is done; these are listed apart.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ PROCS = 2
 GOGC = (25, 50, 100, 200, 400)
 LIMITS = ("1.1x", "1.3x", "1.6x", "2x")
 LIMITED_GOGC = ("off", 100)
+LIVE_ENOUGH = 10 << 20
+"""Bytes alive, below which such limits are less than the runtime itself needs: the collector would never stop."""
 
 
 def _benchmark(package: str, name: str, rounds: int, *go: str) -> list[str]:
@@ -57,7 +59,7 @@ PROGRAMS: dict[str, list[str]] = {
     "parser": _benchmark("go/parser", "ParseOnly", 300),
     "format": _benchmark("go/format", "Format", 30),
     "xml": _benchmark("encoding/xml", "^BenchmarkUnmarshal$", 20_000),
-    "gob": _benchmark("encoding/gob", "DecodeStringsSlice", 3_000),
+    "gob": _benchmark("encoding/gob", "DecodeStringsSlice", 2_000),
     "template": _benchmark("html/template", "EscapedExecute", 100_000),
     "png": _benchmark("image/png", "DecodeRGB", 200),
     "http": _benchmark("net/http", "ClientServer$", 4_000),
@@ -67,7 +69,8 @@ PROGRAMS: dict[str, list[str]] = {
     "goldmark": _benchmark(".", "Goldmark", 15, "-C", str(MODULES)),
     "bbolt": _benchmark(".", "Bbolt", 25, "-C", str(MODULES)),
 }
-APART = ("format", "xml", "png", "bbolt")
+APART = ("format", "xml", "http", "bbolt")
+"""png was one of them until its errors were seen, when this script was tried; http, not yet predicted, replaced it."""
 TITLES = {"num_gc": "NumGC", "peak_heap": "peak heap", "marked_bytes": "bytes marked", "gc_cpu": "GC CPU"}
 
 
@@ -119,7 +122,7 @@ def measure(name: str, folder: Path, *, reruns: int, limits: bool) -> None:
         program = read_program(open_stream(trace))
         live = live_heap(program, gogc=RECORDED_AT)
         rungs = ladder(GOGC, [NO_LIMIT], live=live, gomaxprocs=PROCS)
-        if limits:
+        if limits and live >= LIVE_ENOUGH:
             rungs |= ladder(LIMITED_GOGC, map(parse_limit, LIMITS), live=live, gomaxprocs=PROCS)
         _keep_log(subject, folder / f"{name}.gctrace")
         runs = rerun_ladder(subject, rungs, reruns=reruns)
@@ -241,9 +244,10 @@ def document(results: list[Result], note: str) -> str:
         f" once at GOGC={RECORDED_AT} and GOMAXPROCS={PROCS}, predicted from that alone, and run"
         f" {results[0].told['reruns']} times untraced under each setting ({min(seconds):.1f} to {max(seconds):.1f} s a"
         " run). An error is the prediction less the median of the real runs, in percent of it; of GC CPU it is the"
-        " difference, in points. Below 10 cycles one more or less is no error. Noise is the mean distance of one real"
-        f" run from the median. Kept apart are {', '.join(APART)}: chosen before any prediction was looked at, and"
-        " nothing was changed for them.",
+        " difference, in points. Below 10 cycles one more or less is no error. Bytes marked are compared where"
+        " gctrace, which rounds, knows them to 5 %. Noise is the mean distance of one real"
+        f" run from the median. Kept apart are {', '.join(APART)}: chosen before any prediction of theirs was looked"
+        " at.",
         *["", f"## GOGC {', '.join(map(str, GOGC))}, no limit", "", *head],
         *[line for title, group in groups for line in _means(title, group, "free")],
         *["", "Mean error by program:", "", *_by_program(results, "free")],
@@ -252,6 +256,11 @@ def document(results: list[Result], note: str) -> str:
         lines += [
             *["", f"## Memory limits of {', '.join(LIMITS)} the live heap, GOGC off and 100", "", *head],
             *[line for title, group in groups for line in _means(title, group, "limited")],
+            *[
+                "",
+                f"Of the programs that keep at least {LIVE_ENOUGH >> 20} MiB alive: below, such limits are less than",
+            ],
+            "the runtime itself needs.",
             *["", _thrashing(results), "", "Mean error by program:", "", *_by_program(results, "limited")],
         ]
     lines += ["", "## Programs", ""]

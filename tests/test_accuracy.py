@@ -74,7 +74,7 @@ def test_measurement() -> None:
     """Without the pacer's lines sizes are known to a MB, and half a MB is added."""
     lines = printed([cycle(1, 0.1), cycle(2, 0.2, heap1=7 * MB)])
     found = measurement(Ran(0, 0.5, tuple(lines)), gogc=100)
-    assert found == Measurement(2, 7.5 * MB, 7 * MB, 2 * 5e6 / (0.5e9 * 2), 2e6, 0.5)
+    assert found == Measurement(2, 7.5 * MB, 7 * MB, 2 * 5e6 / (0.5e9 * 2), 2e6, 0.5, MB)
     assert measurement(Ran(0, 0.5, ()), gogc=100) == Measurement(0, 0, 0, 0, 0, 0.5)
 
 
@@ -90,6 +90,7 @@ def test_measurement_exact() -> None:
     ran = Ran(0, 1.0, tuple(Line(0.2, text) for text in told))
     assert measurement(ran, gogc=50).peak_heap == 5 * MB + 1234
     assert measurement(ran, gogc=50).marked_bytes == pytest.approx(marked + 3.5 * MB, abs=2)
+    assert measurement(ran, gogc=50).marked_rounding == MB / 2
     assert measurement(ran, gogc=100).marked_bytes == 7 * MB  # the goal is of another kind
     assert measurement(ran, gogc=-1).marked_bytes == 7 * MB
 
@@ -151,6 +152,13 @@ def test_error(figure: str, predicted: float, real: float, error: float | None) 
     made = Comparison(figure, Estimate(predicted, predicted, predicted), Measured.of([real]))
     assert made.error == pytest.approx(error)
     assert made.inside == (predicted == real)
+
+
+def test_error_rounded() -> None:
+    """A figure that gctrace knows to no better than 5 % is not compared."""
+    predicted, real = Estimate(90, 80, 100), Measured.of([100])
+    assert Comparison("marked_bytes", predicted, real, 5).error == -0.1
+    assert Comparison("marked_bytes", predicted, real, 6).error is None
 
 
 def test_summarise_nothing() -> None:
@@ -388,7 +396,7 @@ def test_prepare_test(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(RecordingError, match="cannot be built"):
         prepare(["go", "test", "./nothing"], folder=tmp_path)
     with pytest.raises(RecordingError, match="has no test"):
-        prepare(["go", "test", "-vet=off", "errors/nothing/..."], folder=tmp_path)
+        prepare(["go", "test", "internal/goexperiment"], folder=tmp_path)
 
 
 @needs_go

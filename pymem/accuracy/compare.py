@@ -48,6 +48,7 @@ FIGURES = ("num_gc", "peak_heap", "marked_bytes", "gc_cpu")
 """What is compared, as `Row` and `Measurement` call it."""
 THRASHING = 0.4
 """Share of processor time: who collects for more than this collects all the time."""
+_ROUNDED = 0.05
 _FEW = 10
 """Cycles, below which one more or less is chance."""
 
@@ -59,17 +60,21 @@ class Comparison:
     figure: str
     predicted: Estimate
     measured: Measured
+    rounding: float = 0.0
+    """By how much the median may be off, in its own unit, since it is known no better."""
 
     @property
     def error(self) -> float | None:
         """Prediction less measured median, as a share of that; of gc_cpu, in its own unit. None: nothing to compare.
 
-        Of fewer than ten cycles, one more or less is no error.
+        Of fewer than ten cycles, one more or less is no error. What is known to no better than 5 % is not compared.
         """
         real = self.measured.median
         difference = self.predicted.value - real
         if self.figure == "gc_cpu":
             return difference
+        if self.rounding > _ROUNDED * abs(real):
+            return None
         if difference == 0 or (self.figure == "num_gc" and real < _FEW and abs(difference) <= 1):
             return 0.0
         return difference / real if real else None
@@ -103,7 +108,11 @@ class Rung:
     def comparisons(self) -> dict[str, Comparison]:
         """By figure."""
         found = measure(self.runs)
-        return {name: Comparison(name, getattr(self.row, name), found[name]) for name in FIGURES}
+        rounding = {"marked_bytes": found["marked_rounding"].median}
+        return {
+            name: Comparison(name, getattr(self.row, name), found[name], rounding.get(name, 0.0))
+            for name in FIGURES
+        }
 
     @property
     def thrashing(self) -> tuple[bool, bool]:

@@ -52,6 +52,8 @@ class Measurement(NamedTuple):
     gc_cpu: float
     assist_ns: float
     seconds: float
+    marked_rounding: float = 0.0
+    """Bytes by which marked_bytes may be off, as gctrace rounds."""
 
 
 class Measured(NamedTuple):
@@ -104,7 +106,7 @@ class _Process:
 def measurement(ran: Ran, *, gogc: int) -> Measurement:
     """Return what a run under this GOGC (percent, -1 for off) came to."""
     cycles = _own(ran.lines)
-    marked = _marked(cycles, gogc)
+    marked, rounding = _marked(cycles, gogc)
     num_gc = cycles[-1].line.number if cycles else 0
     procs = cycles[0].line.gomaxprocs if cycles else 1
     took = sum(
@@ -118,6 +120,7 @@ def measurement(ran: Ran, *, gogc: int) -> Measurement:
         gc_cpu=min(took / (ran.seconds * 1e9 * procs), 1.0) if ran.seconds else 0.0,
         assist_ns=sum(c.line.assist_cpu_ns for c in cycles),
         seconds=ran.seconds,
+        marked_rounding=rounding * num_gc / len(cycles) if cycles else 0.0,
     )
 
 
@@ -167,15 +170,16 @@ def _heap1(cycle: _Cycle) -> float:
     return cycle.pacer.heap1 if cycle.pacer else cycle.line.heap1 + _MB / 2
 
 
-def _marked(cycles: Sequence[_Cycle], gogc: int) -> list[float]:
-    """Return the bytes that each cycle marked."""
-    out = [c.line.heap2 + _MB / 2 for c in cycles]
+def _marked(cycles: Sequence[_Cycle], gogc: int) -> tuple[list[float], float]:
+    """Return the bytes that each cycle marked, and by how many the sum may be off."""
+    out, rounded = [c.line.heap2 + _MB / 2 for c in cycles], len(cycles)
     if gogc < 0:
-        return out
+        return out, rounded * _MB / 2
     share = gogc / 100
     for i, (cycle, after) in enumerate(pairwise(cycles)):
         if cycle.pacer and after.pacer:
             marked = (after.pacer.goal - cycle.pacer.roots * share) / (1 + share)
             if marked // _MB == cycle.line.heap2 // _MB:
                 out[i] = marked
-    return out
+                rounded -= 1
+    return out, rounded * _MB / 2
