@@ -1,10 +1,11 @@
 """How well a rerun predicts the real program: each recorded once at GOGC=20, predicted for others, held against reruns.
 
-    python bench/vs_reruns.py TRACES [--only NAME] [--apart NAME] [--markdown]
+    python bench/vs_reruns.py TRACES [--only NAME] [--apart NAME] [--markdown] [--draws N]
 
 TRACES is the folder that `python tests/oracle/reruns.py --traces TRACES` filled. What real Go did, and its noise over
 ten runs, is in tests/golden/reruns.json. An error is the distance from the median of the real runs, in percent of it;
-noise is how far a single real run lies from it on average.
+noise is how far a single real run lies from it on average. With --draws a prediction is a row of `pymem whatif`: the
+median of so many runs, and an interval that should hold the median of real runs nine times in ten.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
+from pymem import whatif
 from pymem.gc.costs import Costs
+from pymem.program import Program, read_program
 from pymem.replay import EventSource
 from pymem.rerun import Rerun, rerun
+from pymem.whatif import Scenario
 from pymem.workload.sources import open_stream
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "reruns.json"
@@ -46,6 +51,13 @@ class Figure:
     most: float
     noise: float
     """Mean distance of a real run from the median, as a share of it."""
+    interval: tuple[float, float] | None = None
+    """That should hold the median."""
+
+    @property
+    def held(self) -> bool:
+        """Whether the interval holds the median."""
+        return self.interval is not None and self.interval[0] <= self.median <= self.interval[1]
 
     @property
     def inside(self) -> bool:
@@ -81,6 +93,34 @@ def predict(traces: Path, real: dict[str, Any], costs: Costs, options: dict[str,
     run = rerun(_open(traces / f"{name}-{procs}.trace"), gogc=gogc, costs=costs, **options)
     figures = {figure: Figure(get(run), *real[figure]) for figure, get in FIGURES.items()}
     return Row(name, procs, gogc, figures, run.seconds)
+
+
+@cache
+def _read(path: Path, costs: Costs) -> Program:
+    return read_program(open_stream(path), costs=costs)
+
+
+def predict_by_draws(traces: Path, real: dict[str, Any], costs: Costs, draws: int) -> Row:
+    """Do the same by `pymem whatif`'s way. GC CPU is left out: the golden runs have milliseconds, a row has a share."""
+    name, procs, gogc = real["program"], real["gomaxprocs"], real["gogc"]
+    started = perf_counter()
+    row = whatif.predict(_read(traces / f"{name}-{procs}.trace", costs), Scenario(gogc), draws=draws)
+    # gctrace's megabytes are rounded down, by half of one on average
+    rounded = row.num_gc.value / 2
+    of = {
+        "num_gc": (row.num_gc, 1.0, 0.0),
+        "peak": (row.peak_heap, 1.0, 0.0),
+        "marked_mb": (row.marked_bytes, 1 / 2**20, rounded),
+    }
+    figures = {
+        figure: Figure(
+            e.value * unit - less,
+            *real[figure][:4],
+            (e.low * unit - less, e.high * unit - less),
+        )
+        for figure, (e, unit, less) in of.items()
+    }
+    return Row(name, procs, gogc, figures, perf_counter() - started)
 
 
 def print_row(row: Row) -> None:
@@ -120,13 +160,16 @@ def print_programs(rows: list[Row]) -> None:
 def print_means(rows: list[Row]) -> None:
     """Print mean absolute errors beside the noise."""
     for name, title in TITLES.items():
-        all_of = [row.figures[name] for row in rows]
+        all_of = [row.figures[name] for row in rows if name in row.figures]
+        if not all_of:
+            continue
         error = statistics.fmean(abs(f.error) for f in all_of)
         bias = statistics.fmean(f.error for f in all_of)
         noise = statistics.fmean(f.noise for f in all_of)
         inside = sum(f.inside for f in all_of)
         print(f"{title:11} mean error {error:5.1%} (bias {bias:+5.1%}), noise {noise:5.1%}, ", end="")
-        print(f"inside min-max {inside} of {len(rows)}")
+        held = f", interval holds the median {sum(f.held for f in all_of)}" if all_of[0].interval else ""
+        print(f"inside min-max {inside} of {len(rows)}{held}")
 
 
 def main() -> None:
@@ -140,6 +183,7 @@ def main() -> None:
     parser.add_argument("--costs", help="file of costs, by bench/costs.py")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/prediction.md")
     parser.add_argument("--set", action="append", default=[], help="an option of rerun, as NAME=JSON")
+    parser.add_argument("--draws", type=int, default=0, help="predict as `pymem whatif --draws` does")
     options = parser.parse_args()
     costs = Costs.load(options.costs) if options.costs else Costs()
     more = {name: json.loads(value) for name, _, value in (text.partition("=") for text in options.set)}
@@ -149,7 +193,10 @@ def main() -> None:
         missing = not (options.traces / f"{real['program']}-{real['gomaxprocs']}.trace").exists()
         if missing or (options.only and real["program"] not in options.only):
             continue
-        rows.append(predict(options.traces, real, costs, more))
+        if options.draws:
+            rows.append(predict_by_draws(options.traces, real, costs, options.draws))
+        else:
+            rows.append(predict(options.traces, real, costs, more))
         if not options.markdown:
             print_row(rows[-1])
     if not rows:
