@@ -112,14 +112,11 @@ def predict_by_draws(traces: Path, real: dict[str, Any], costs: Costs, draws: in
         "peak": (row.peak_heap, 1.0, 0.0),
         "marked_mb": (row.marked_bytes, 1 / 2**20, rounded),
     }
-    figures = {
-        figure: Figure(
-            e.value * unit - less,
-            *real[figure][:4],
-            (e.low * unit - less, e.high * unit - less),
-        )
-        for figure, (e, unit, less) in of.items()
-    }
+    figures = {}
+    for figure, (e, unit, less) in of.items():
+        least, median, most, noise = real[figure]
+        interval = e.low * unit - less, e.high * unit - less
+        figures[figure] = Figure(e.value * unit - less, least, median, most, noise, interval)
     return Row(name, procs, gogc, figures, perf_counter() - started)
 
 
