@@ -20,7 +20,7 @@ from pymem.gc.cycle import Collector
 from pymem.gc.pacer import GoPacer
 from pymem.gc.state import CycleRecord, GCStats
 from pymem.gc.steps import many
-from pymem.program import Program, read_program
+from pymem.program import Program, part_of, read_program
 from pymem.replay import (
     ADDRESS_SPACE,
     ClassUse,
@@ -188,9 +188,9 @@ class _Emulation:
 
     def play(self, part: Part) -> None:
         """Run all rows, acting wherever a stop is due."""
+        if not self._begun and (part.columns.kind == Event.ALLOC).any():
+            part = self._begin(part)
         columns = part.columns
-        if not self._begun and (columns.kind == Event.ALLOC).any():
-            self._begun = True
         self.collector.busy = min(part.busy, self._procs)
         stacks = 0
         with many(self.collector) as interrupts:
@@ -200,6 +200,17 @@ class _Emulation:
                 self.collector.pacer.add_scannable_stack(now - stacks)
                 stacks = now
                 self._act(columns, row, why)
+
+    def _begin(self, part: Part) -> Part:
+        """Run the rows up to the program's first allocation, and return the rest: from there its time counts."""
+        first = int(np.argmax(part.columns.kind == Event.ALLOC))
+        for _ in self.player.steps(part.columns[:first]):
+            pass
+        self.collector.pacer.add_scannable_stack(part.stacks_before(first))
+        self.collector.report()
+        self._begun, self._touched = True, self.collector.pacer.mapped_ready
+        self._last = self._own(int(part.columns.time[first]))
+        return part_of(part.columns[first:])
 
     def _act(self, columns: Columns, row: int, why: int) -> None:
         """Have time pass up to a row, and do what the heap stopped for before it."""
@@ -227,18 +238,23 @@ class _Emulation:
         return self._procs_begun
 
     def _pass(self, recorded: int) -> None:
-        now = self._time.at(recorded) if self._time else recorded
+        now = self._own(recorded)
         if self._last is not None and now > self._last:
             self.collector.charge((now - self._last) * self._scale)
         self._last = now
         self._fault()
 
+    def _own(self, recorded: int) -> float:
+        """Return the program's own time at a recorded one."""
+        return self._time.at(recorded) if self._time else recorded
+
     def _fault(self) -> None:
         """Charge the page faults of memory that is new to the program, or was given back and is taken again."""
-        if not self._begun:
+        if self._touched is None:
             return
+        self.collector.report()  # what was touched since the last stop is this stop's
         touched = self.collector.pacer.mapped_ready
-        if self._touched is not None and touched > self._touched:
+        if touched > self._touched:
             self.collector.charge((touched - self._touched) * self._fault_byte_ns)
         self._touched = touched
 

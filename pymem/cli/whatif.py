@@ -163,14 +163,17 @@ def _share(option: str, text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text.strip())
     if match is None:
         raise ConfigError(f"{option} {text!r}: give a share such as 5% or 0.05")
-    return float(match[1]) / (100 if match[2] else 1)
+    share = float(match[1]) / (100 if match[2] else 1)
+    if share > 1:
+        raise ConfigError(f"{option} {text!r}: is more than all: give a share such as 5% or 0.05")
+    return share
 
 
 def _rate(text: str) -> float:
     """Return bytes an hour from "5MiB/min"."""
     amount, _, unit = text.partition("/")
     n = parse_byte_count(amount.strip())
-    if n is None or unit.strip() not in _HOURS:
+    if not n or unit.strip() not in _HOURS:
         raise ConfigError(f"--leak {text!r}: give an amount a time, such as 5MiB/min (s, min, h, d)")
     return n / _HOURS[unit.strip()]
 
@@ -189,8 +192,9 @@ def _facts(row: Row, rate: float | None) -> dict[str, Any]:
 
     forecast = leak(row, rate) if rate is not None else None
     facts = row.facts()
-    if forecast:
-        facts["leak"] = {"hours_to_spiral": forecast.spiral, "hours_to_limit": forecast.passed}
+    if rate is not None:
+        told = forecast and {"hours_to_spiral": forecast.spiral, "hours_to_limit": forecast.passed}
+        facts["leak"] = told  # null without a limit
     return facts
 
 
@@ -254,7 +258,7 @@ def _print_leak(rows: tuple[Row, ...], rate: float) -> None:
     print_table(
         "With the leak, hours until",
         ["GOGC", "limit", "Ps", "GC all the time", "limit passed"],
-        [[*_settings(r), f"{f.spiral:.1f}", f"{f.passed:.1f}"] for r, f in told],
+        [[*_settings(r), f"{f.spiral:.3g}", f"{f.passed:.3g}"] for r, f in told],
         left=3,
     )
 

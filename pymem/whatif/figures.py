@@ -39,6 +39,8 @@ class Figures(NamedTuple):
     pause_p99_ns: float
     pause_max_ns: float
     marked_bytes: float
+    live_heap: float
+    """What the last collection marked; without one, mean_heap."""
     limited: float
     """Share of the time in which the GC CPU limiter held the collector back."""
     effective_gogc: float
@@ -63,6 +65,7 @@ def figures(run: Rerun, pauses: npt.NDArray[np.int64] | None = None) -> Figures:
         pause_p99_ns=p99,
         pause_max_ns=most,
         marked_bytes=sum(c.heap2 for c in cycles),
+        live_heap=cycles[-1].heap2 if cycles else _over_time(t, t["heap_live"]),
         limited=_over_time(t, t["limited"]),
         effective_gogc=_effective(cycles, run.gogc, limited=run.memory_limit < NO_LIMIT),
         duration_ns=run.virtual_ns,

@@ -36,11 +36,11 @@ class Leak(NamedTuple):
 def leak(row: Row, bytes_per_hour: float) -> Leak | None:
     """Return when a program that keeps so many bytes more each hour gets into trouble; None without a limit or a leak.
 
-    What it keeps at the start is what it marks in a collection, on average.
+    What it keeps at the start is what its last collection marks.
     """
     if row.memory_limit >= NO_LIMIT or bytes_per_hour <= 0:
         return None
-    live = row.marked_bytes.value / row.num_gc.value if row.num_gc.value else row.mean_heap.value
+    live = row.live_heap.value
     other = max(row.peak_footprint.value - row.peak_heap.value, 0.0)
     room = row.memory_limit - other
     goal = room - max(_HEADROOM * room, _LEAST)

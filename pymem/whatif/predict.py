@@ -35,6 +35,8 @@ _MODEL = {"num_gc": 0.035, "peak_heap": 0.05, "mean_heap": 0.05, "peak_footprint
           "gc_cpu": 0.12, "assist_ns": 0.5, "pause_ns": 0.3, "pause_p99_ns": 0.5, "pause_max_ns": 0.7}  # fmt: skip
 """Standard deviation of the logarithm of a prediction's error that the draws do not account for."""
 _COUNTS = {"num_gc"}
+_BOUND = 0.9
+"""Of GOGC: where the goal acts as less than this, it is the limit that sets it."""
 _THRASHING = 0.4
 """Of the processor time: above this under a limit the collector works for the limit alone."""
 
@@ -85,12 +87,15 @@ def predict(program: Program, scenario: Scenario, *, draws: int = 8, seed: int =
 def _estimate(name: str, values: Sequence[float]) -> Estimate:
     """Return the median and the interval around it; where it may be 0 or infinite, from the least to the most."""
     middle = float(np.median(values))
-    if middle <= 0 or not np.isfinite(values).all():
-        return Estimate(middle, float(min(values)), float(max(values)))
-    logs = np.log(np.maximum(np.array(values, float), middle * 1e-6))
+    if min(values) <= 0 or not np.isfinite(values).all():
+        whole = float(round(middle)) if name in _COUNTS and math.isfinite(middle) else middle
+        return Estimate(whole, float(min(values)), float(max(values)))
+    logs = np.log(np.array(values, float))
     scatter = float(logs.std(ddof=1)) if len(values) > 1 else 0.0
-    width = _Z * math.hypot(scatter, _MODEL.get(name, 0.0))
-    low, high = middle * math.exp(-width), middle * math.exp(width)
+    model = _MODEL.get(name, 0.0)
+    width, around = math.exp(_Z * math.hypot(scatter, model)), math.exp(_Z * model)
+    # Where a few draws are of another kind (no collection at all), what was drawn is the bound.
+    low, high = max(middle / width, min(values) / around), min(middle * width, max(values) * around)
     if name in _COUNTS:
         return Estimate(float(round(middle)), float(math.floor(low)), float(math.ceil(high)))
     return Estimate(middle, low, min(high, 1.0) if name == "gc_cpu" else high)
@@ -101,7 +106,8 @@ def _warning(scenario: Scenario, of: dict[str, Estimate]) -> str:
     if scenario.memory_limit >= NO_LIMIT:
         return ""
     limit, footprint = format_bytes(scenario.memory_limit), of["peak_footprint"].value
-    if of["limited"].value > 0 or of["gc_cpu"].value > _THRASHING:
+    binds = scenario.gogc < 0 or of["effective_gogc"].value < _BOUND * scenario.gogc
+    if of["limited"].value > 0 or (binds and of["gc_cpu"].value > _THRASHING):
         return (
             f"limit below live heap + headroom: the collector takes {of['gc_cpu'].value:.0%} of the CPU; where it goes"
             " on so, Go's limiter holds it at 50 % and the limit is passed"

@@ -25,6 +25,8 @@ __all__ = ["CANDIDATES", "Recommendation", "recommend"]
 
 CANDIDATES = (25, 35, 50, 70, 100, 140, 200, 280, 400, 560, 800, -1)
 """GOGC, percent: steps of the square root of 2, in each of which the heap's headroom changes by less than half."""
+_TOLD = 3
+"""Collections: where the recording ends before so many, it does not tell what a program that goes on would need."""
 _AS_GOOD = 0.002
 """Of all processor time: who takes no more than this above the least is as good, and then less memory decides."""
 
@@ -89,6 +91,7 @@ def recommend(
     fit = [
         r for r in rows if not r.warning and r.peak_footprint.value <= room and r.peak_footprint.high <= total
     ]
+    fit = [r for r in fit if r.num_gc.value >= _TOLD] or fit
     if not fit:
         return Recommendation(None, None, None, _why_not(rows, total, room), rows)
     choice = _best(fit, max_gc_cpu)
@@ -112,27 +115,32 @@ def _why(choice: Row, fit: Sequence[Row], total: int, room: int, max_gc_cpu: flo
     first = (
         f"The peak footprint is {format_bytes(int(memory.value))} ({format_bytes(int(memory.low))} to"
         f" {format_bytes(int(memory.high))}), {memory.value / total:.0%} of {format_bytes(total)}, and collecting takes"
-        f" {cpu.value:.1%} of the CPU ({choice.num_gc.value:.0f} collections)."
+        f" {cpu.value:.1%} of the CPU (collections: {choice.num_gc.value:.0f})."
     )
     if max_gc_cpu is not None and cpu.value > max_gc_cpu:
         second = f"Nothing that fits takes as little as the {max_gc_cpu:.1%} asked for: this takes least."
     elif max_gc_cpu is not None:
         second = f"Of all that take at most {max_gc_cpu:.1%} it needs least memory."
     else:
-        second = f"Of {len(fit)} settings that fit none takes noticeably less."
+        second = f"Of {len(fit)} settings that fit none takes noticeably less of it."
     third = (
         f"GOMEMLIMIT leaves {format_bytes(total - room)} to what Go does not count, and makes the collector work harder"
         " before the container is killed."
     )
+    if choice.num_gc.value < _TOLD:
+        third = (
+            f"The recording ends after {choice.num_gc.value:.0f} collections under these settings, so it does not tell"
+            " what a program that goes on would need: record for longer."
+        )
     return f"{first} {second} {third}"
 
 
 def _why_not(rows: Sequence[Row], total: int, room: int) -> str:
     least = min(rows, key=lambda r: r.peak_footprint.value)
-    live = max(r.mean_heap.value for r in rows)
+    live = max(r.live_heap.value for r in rows)
     return (
         f"Nothing fits: with {go_bytes(room)} for the heap the least peak footprint is"
         f" {format_bytes(int(least.peak_footprint.value))} (GOGC={'off' if least.gogc < 0 else least.gogc}), and"
-        f" collecting takes {least.gc_cpu.value:.0%} of the CPU. On average {format_bytes(int(live))} are on the heap."
+        f" collecting takes {least.gc_cpu.value:.0%} of the CPU. {format_bytes(int(live))} live on the heap."
         f" Give the program more than {format_bytes(total)}, or have it keep less."
     )

@@ -42,6 +42,7 @@ class Row:
     pause_p99_ns: Estimate
     pause_max_ns: Estimate
     marked_bytes: Estimate
+    live_heap: Estimate
     limited: Estimate
     effective_gogc: Estimate
     duration_ns: Estimate

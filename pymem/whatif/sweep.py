@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 __all__ = ["sweep"]
 
 
+_MODEL = 2
+"""Of the predictions: rows of another one are not mixed with these."""
+
+
 @dataclass(frozen=True)
 class _File:
     """A recording by its name, for a worker that reads it itself. It has to see the same file system."""
@@ -149,7 +153,7 @@ class _Results:
     def __init__(self, path: str | os.PathLike[str], *, source: int, draws: int, seed: int) -> None:
         self.path = Path(path)
         self.rows: dict[Scenario, Row] = {}
-        head = {"pymem": "whatif 1", "source": source, "draws": draws, "seed": seed}
+        head = {"pymem": f"whatif {_MODEL}", "source": source, "draws": draws, "seed": seed}
         if not self.path.exists():
             self.path.write_text(json.dumps(head) + "\n", encoding="utf-8")
             return
@@ -158,25 +162,26 @@ class _Results:
     def _read(self, head: dict[str, Any]) -> None:
         from pymem.whatif.scenario import Scenario
 
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        lines = text.splitlines()
+        lines = self.path.read_bytes().splitlines(keepends=True)
         try:
             found = json.loads(lines[0]) if lines else None
         except ValueError:
             found = None
-        if found != head:
+        if found != head or not lines[0].endswith(b"\n"):
             raise ConfigError(
                 f"{self.path}: holds no results, or those of another recording, seed or number of draws: give the"
                 " name of a new file"
             )
-        good = len(lines[0].encode()) + 1
+        good = len(lines[0])
         for line in lines[1:]:
+            if not line.endswith(b"\n"):
+                break
             try:
                 entry = json.loads(line)
                 self.rows[Scenario(*entry["scenario"])] = Row.from_facts(entry["row"])
             except (ValueError, KeyError, TypeError):
                 break
-            good += len(line.encode()) + 1
+            good += len(line)
         with open(self.path, "r+b") as file:
             file.truncate(good)
 
@@ -187,9 +192,12 @@ class _Results:
 
 
 def _fingerprint(source: Any, costs: Costs | None) -> int:
+    how: object = None
     if isinstance(source, Program):
-        source, costs = source.source, source.costs
-    crc = zlib.crc32(repr(costs).encode())
+        costs = source.costs
+        how = (source.globals_bytes, source.spread, source.calibration is not None)
+        source = source.source
+    crc = zlib.crc32(repr((costs, how)).encode())
     path = source if isinstance(source, str | os.PathLike) else getattr(source, "path", None)
     if path is not None:
         return zlib.crc32(crc.to_bytes(4), _crc_of_file(path))
