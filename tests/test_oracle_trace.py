@@ -66,8 +66,8 @@ def test_go_reads(tmp_path: Path) -> None:
 def predict(
     make: Callable[[], Path], name: str, setting: Setting, *, at_least: dict[Setting, float] = AT_LEAST
 ) -> Check:
-    """Check one trace at 1 P; at 2 Ps, where no two runs are alike, three, of which the median counts."""
-    results = sorted((whole(make) for _ in range(1 if setting.procs == 1 else 3)), key=lambda r: r.rate)
+    """Check one trace at 1 P; at 2 Ps, where no two runs are alike, five, of which the median counts."""
+    results = sorted((whole(make) for _ in range(1 if setting.procs == 1 else 5)), key=lambda r: r.rate)
     for result in results:
         print(
             f"{name}, {setting.procs} P, GOGC={setting.gogc}: {result.mode}, {result.cycles} cycles, "
