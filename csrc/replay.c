@@ -496,7 +496,7 @@ static int do_own_row(pymem_replay *r, event *e) {
     if (is_passed_over(r, e)) return PYMEM_OK;
     if (e->kind == PYMEM_EV_PROC_NEW) return own_procs_new(r);
     bool needs_proc = e->kind == PYMEM_EV_ALLOC && e->proc < 0;
-    if (h->nprocs && (e->proc >= 0 || needs_proc)) e->proc = e->proc < 0 ? 0 : e->proc % h->nprocs;
+    if (h->nprocs && (e->proc >= h->nprocs || needs_proc)) e->proc = e->proc < 0 ? 0 : e->proc % h->nprocs;
     if (e->kind == PYMEM_EV_ALLOC && e->proc >= 0 && e->proc < h->nprocs) {
         proc *p = h->procs[e->proc];
         int rc = p->flush_gen == h->sweepgen ? PYMEM_OK : proc_flush(h, p, p);
@@ -577,6 +577,38 @@ static event row_at(const pymem_columns *c, uint64_t i) {
                    .expect = c->expect ? c->expect[i] : 0};
 }
 
+/* ---- what comes next ----
+ *
+ * An object that dies lies anywhere, and the way to it is a chain: its handle's entry, its span, the bits of its slot.
+ * None is in the processor's cache, and waiting for them took half the time of a rerun. So each link is asked for some
+ * rows before the next one needs it. Only asked for: a handle that is bound or dies until then is merely no help. */
+enum { AHEAD = 12 /* rows that take about as long as memory does to answer */ };
+
+static const mspan *dying_span(const pymem_replay *r, const pymem_columns *c, uint64_t row, uint64_t *addr) {
+    if (c->kind[row] != PYMEM_EV_DEATH || c->object[row] >= r->cap) return NULL;
+    *addr = r->addr[c->object[row]];
+    return *addr ? mheap_span_of(r->h, *addr) : NULL;
+}
+
+static void ask_for_bit(const uint64_t *bits, uint32_t slot) {
+    if (bits) __builtin_prefetch(bits + slot / 64, 1);
+}
+
+static void look_ahead(const pymem_replay *r, const pymem_columns *c, uint64_t row) {
+    if (c->n - row <= 3 * AHEAD) return;
+    uint64_t addr, handle = c->object[row + 3 * AHEAD];
+    if (handle < r->cap) __builtin_prefetch(&r->addr[handle], 1);
+    const mspan *s = dying_span(r, c, row + 2 * AHEAD, &addr);
+    if (s) {
+        __builtin_prefetch(&s->base);
+        __builtin_prefetch(&s->dead_bits);
+    }
+    s = dying_span(r, c, row + AHEAD, &addr);
+    if (!s) return;
+    ask_for_bit(s->alloc_bits, span_slot_of(s, addr));
+    ask_for_bit(s->dead_bits, span_slot_of(s, addr));
+}
+
 static int why_stopped(const pymem_replay *r, const event *e) {
     bool stats = !r->own && e->kind == PYMEM_EV_STATS, goal = !r->own && e->kind == PYMEM_EV_GOAL && e->flags;
     if (!r->own) return stats ? PYMEM_REPLAY_STATS : goal ? PYMEM_REPLAY_GOAL : PYMEM_REPLAY_GOES_ON;
@@ -589,6 +621,7 @@ int replay_run(pymem_replay *r, const pymem_columns *c, uint64_t *row, int *stop
     r->rows_known = r->rows + (c->n - *row);
     r->h->stop_due = PYMEM_STOP_NONE;
     while (*row < c->n && !*stopped) {
+        look_ahead(r, c, *row);
         event e = row_at(c, *row);
         int rc = r->own ? do_own_row(r, &e) : do_row(r, &e);
         if (rc) return rc == PYMEM_EADDRESS ? PYMEM_EFORMAT : rc; /* what the row names is not there */
