@@ -14,6 +14,7 @@
 int enter(pymem_heap *h) {
     if (!h) return PYMEM_EINVAL;
     if (atomic_flag_test_and_set_explicit(&h->busy, memory_order_acquire)) return PYMEM_EBUSY;
+    h->pace.fresh = 0;
     return PYMEM_OK;
 }
 
@@ -42,8 +43,8 @@ int get_proc(pymem_heap *h, int32_t id, bool mallocs, proc **out) {
 
 static int birth(pymem_heap *h) {
     h->sweep_done = true;
-    h->stop_live = UINT64_MAX;
-    h->quantum = INT64_MAX;
+    h->stops.live = UINT64_MAX;
+    h->stops.quantum = INT64_MAX;
     h->gc_goal = UINT64_MAX;
     h->memory_limit = INT64_MAX;
     h->scav_percent_goal = h->scav_limit = UINT64_MAX;
@@ -146,15 +147,7 @@ int pymem_proc_destroy(pymem_heap *h, int32_t id) {
 
 /* ---- stops ---- */
 
-int pymem_set_stops(pymem_heap *h, uint64_t stop_live, int64_t quantum, uint64_t debt) {
-    ENTER(h);
-    h->stop_live = stop_live;
-    h->quantum = quantum;
-    h->assist_debt = debt < INT64_MAX ? (int64_t)debt : INT64_MAX;
-    return leave(h, PYMEM_OK);
-}
-
-uint32_t pymem_stop_due(const pymem_heap *h) { return h->stop_due; }
+pymem_stops *pymem_stops_of(pymem_heap *h) { return &h->stops; }
 
 int pymem_assist_credit(pymem_heap *h, int32_t id, int64_t add, int64_t *now) {
     ENTER(h);
@@ -189,7 +182,7 @@ int pymem_malloc(pymem_heap *h, int32_t id, uint64_t size, int noscan, uint32_t 
     proc *p;
     int rc = get_proc(h, id, true, &p);
     if (!rc) rc = size_check(h, size);
-    h->stop_due = PYMEM_STOP_NONE;
+    h->stops.due = PYMEM_STOP_NONE;
     if (!rc) rc = heap_malloc(h, p, size, noscan, type, addr);
     if (!rc && h->memory && *addr) memory_new_object(h, *addr, size, type);
     return leave(h, rc);
@@ -202,7 +195,7 @@ int pymem_malloc_same(pymem_heap *h, int32_t id, uint64_t size, int noscan, uint
     *done = 0;
     int rc = get_proc(h, id, true, &p);
     if (!rc) rc = size_check(h, size);
-    h->stop_due = PYMEM_STOP_NONE;
+    h->stops.due = PYMEM_STOP_NONE;
     if (!rc) rc = heap_malloc_same(h, p, size, noscan, type, n, addrs, done);
     if (h->memory) memory_new_objects(h, addrs, *done, NULL, size, NULL, type);
     return leave(h, rc);
@@ -215,7 +208,7 @@ int pymem_malloc_each(pymem_heap *h, int32_t id, const uint64_t *sizes, const ui
     *done = 0;
     int rc = get_proc(h, id, true, &p);
     if (!rc) rc = sizes_check(h, sizes, n);
-    h->stop_due = PYMEM_STOP_NONE;
+    h->stops.due = PYMEM_STOP_NONE;
     if (!rc) rc = heap_malloc_each(h, p, sizes, noscan, noscan_all, types, n, addrs, done);
     if (h->memory) memory_new_objects(h, addrs, *done, sizes, 0, types, 0);
     return leave(h, rc);
@@ -273,7 +266,9 @@ int pymem_manual_free(pymem_heap *h, int32_t id, uint64_t addr) {
 int pymem_replay_run(pymem_replay *r, const pymem_columns *columns, uint64_t *row, int *stopped) {
     pymem_heap *h = replay_heap(r);
     ENTER(h);
-    return leave(h, replay_run(r, columns, row, stopped));
+    int rc = replay_run(r, columns, row, stopped);
+    pace_read(h, &h->pace);
+    return leave(h, rc);
 }
 
 int pymem_follow_run(pymem_follow *f, uint64_t rows, int *done) {

@@ -218,6 +218,8 @@ int pymem_read_pace(pymem_heap *h, pymem_pace_info *out) {
     return leave(h, PYMEM_OK);
 }
 
+pymem_pace_info *pymem_pace(pymem_heap *h) { return &h->pace; }
+
 /* ---- the scavenger ---- */
 
 int pymem_scavenge(pymem_heap *h, uint64_t bytes, int force, uint64_t *released) {

@@ -322,10 +322,8 @@ struct pymem_heap {
     uint64_t reclaim_page, reclaim_limit, reclaim_credit;
 
     /* why a call that allocates comes back early */
-    uint64_t stop_live;                /* heap_live from which a cycle should start; UINT64_MAX: never */
-    int64_t quantum;                   /* bytes of slots that may be handed out before the policy wants to look */
-    int64_t assist_debt;               /* bytes below 0 that a proc's credit may come to between two looks */
-    uint32_t stop_due;                 /* enum pymem_stop, of the call under way or the last one */
+    pymem_stops stops;                 /* when, and why it did */
+    pymem_pace_info pace;              /* what policy goes by, as of the last time that somebody asked */
     uint64_t work_objects, work_bytes; /* allocated since birth: what the program's time is charged by */
 
     /* marking: objects are born black. by_record: what lives was told, all at mark_start */
@@ -585,7 +583,7 @@ int reclaim(pymem_heap *h, proc *p, uint64_t npages);
 void pace_sweeper(pymem_heap *h, uint64_t trigger);
 
 /* ---- mcache.c ---- */
-int mcache_refill(pymem_heap *h, proc *p, uint32_t span_class); /* may set stop_due */
+int mcache_refill(pymem_heap *h, proc *p, uint32_t span_class); /* may set stops.due */
 int mcache_release_all(pymem_heap *h, proc *p, mcache *c);
 int alloc_large(pymem_heap *h, proc *p, uint64_t size, bool noscan, mspan **out);
 mcache *mcache_new(pymem_heap *h);

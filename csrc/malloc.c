@@ -181,8 +181,8 @@ static int malloc_white(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint
 static inline void spend(pymem_heap *h, uint64_t objects, uint64_t bytes) {
     h->work_objects += objects;
     h->work_bytes += bytes;
-    h->quantum -= (int64_t)bytes;
-    if (__builtin_expect(h->quantum <= 0, 0)) h->stop_due |= PYMEM_STOP_QUANTUM;
+    h->stops.quantum -= (int64_t)bytes;
+    if (__builtin_expect(h->stops.quantum <= 0, 0)) h->stops.due |= PYMEM_STOP_QUANTUM;
 }
 
 /* ---- while marking ---- */
@@ -202,8 +202,8 @@ static mspan *mark_new(pymem_heap *h, uint64_t addr) {
  * and does not pay again. Go: deductAssistCredit */
 static bool pay(pymem_heap *h, proc *p, uint64_t size) {
     if (!p->paid) p->credit -= (int64_t)size;
-    p->paid = !p->paid && p->credit < -h->assist_debt;
-    if (p->paid) h->stop_due |= PYMEM_STOP_ASSIST;
+    p->paid = !p->paid && p->credit < -h->stops.debt;
+    if (p->paid) h->stops.due |= PYMEM_STOP_ASSIST;
     return !p->paid;
 }
 
@@ -311,7 +311,7 @@ int heap_malloc_class(pymem_heap *h, proc *p, uint32_t span_class, uint64_t npag
 /* No runs while marking: each object pays and is marked. */
 static int malloc_each_black(pymem_heap *h, proc *p, const uint64_t *sizes, const uint8_t *noscan, int noscan_all,
                              const uint32_t *types, uint64_t n, uint64_t *addrs, uint64_t *done) {
-    for (; *done < n && !h->stop_due; *done += addrs[*done] != 0) {
+    for (; *done < n && !h->stops.due; *done += addrs[*done] != 0) {
         uint64_t i = *done;
         int rc = malloc_black(h, p, sizes[i], noscan ? noscan[i] : noscan_all, types ? types[i] : 0, &addrs[i]);
         if (rc) return rc;
@@ -327,7 +327,7 @@ int heap_malloc_each(pymem_heap *h, proc *p, const uint64_t *sizes, const uint8_
     slot_run runs[NUM_SPAN_CLASSES] = {0};
     int rc = PYMEM_OK;
     uint64_t i = 0;
-    for (; i < n && !h->stop_due; i++) {
+    for (; i < n && !h->stops.due; i++) {
         rc = runs_malloc(h, p, runs, t, sizes[i], noscan ? noscan[i] : noscan_all, types ? types[i] : 0, &addrs[i]);
         if (rc) break;
     }
@@ -349,11 +349,11 @@ static uint64_t run_fill(slot_run *r, uint32_t type, uint64_t n, uint64_t *addrs
 /* A run that began with a trigger ends with its first object. */
 static int fill_runs(pymem_heap *h, proc *p, uint32_t span_class, uint64_t size, uint32_t type, uint64_t n,
                      uint64_t *addrs, uint64_t *done) {
-    while (*done < n && !h->stop_due) {
+    while (*done < n && !h->stops.due) {
         slot_run r;
         int rc = run_open(h, p, &r, span_class, type);
         if (rc) return rc;
-        uint64_t used = run_fill(&r, type, h->stop_due ? 1 : n - *done, addrs + *done);
+        uint64_t used = run_fill(&r, type, h->stops.due ? 1 : n - *done, addrs + *done);
         if (r.by_type) r.scan = used * type_scan_size(h, type, size);
         *done += used;
         run_close(h, p, &r);
@@ -368,7 +368,7 @@ int heap_malloc_same(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_
         uint32_t span_class = small_span_class(size_classes_go(), slot_request(size, noscan), noscan);
         return fill_runs(h, p, span_class, size, type, n, addrs, done);
     }
-    for (; *done < n && !h->stop_due; *done += addrs[*done] != 0) {
+    for (; *done < n && !h->stops.due; *done += addrs[*done] != 0) {
         int rc = heap_malloc(h, p, size, noscan, type, &addrs[*done]);
         if (rc) return rc;
     }

@@ -89,7 +89,7 @@ static int cache_span(pymem_heap *h, proc *p, uint32_t span_class, mspan **out) 
 
 /* A cycle is due. Go: (gcTrigger).test, for those callers of it that have just cached a span or made a large one */
 static void trigger_test(pymem_heap *h) {
-    if ((uint64_t)h->heap_live >= h->stop_live && !h->marking) h->stop_due |= PYMEM_STOP_TRIGGER;
+    if ((uint64_t)h->heap_live >= h->stops.live && !h->marking) h->stops.due |= PYMEM_STOP_TRIGGER;
 }
 
 /* Go: (*mcache).refill. heapLive counts the whole span as used from now on; releasing it corrects that. */

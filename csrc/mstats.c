@@ -253,6 +253,7 @@ void pace_read(pymem_heap *h, pymem_pace_info *out) {
         .sweep_end_live = h->sweep_end_live,
         .sweep_pages_per_byte = h->sweep_pages_per_byte,
         .sweep_done = h->sweep_done,
+        .fresh = 1,
     };
 }
 

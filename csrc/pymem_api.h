@@ -85,13 +85,20 @@ int pymem_malloc_each(pymem_heap *h, int32_t proc, const uint64_t *sizes, const 
  * for PYMEM_STOP_ASSIST, where *addr is 0; a batch has placed *done of its objects. Call again for the rest. */
 enum pymem_stop {
     PYMEM_STOP_NONE = 0,
-    PYMEM_STOP_TRIGGER = 1, /* heap_live has reached stop_live; looked at when a span is cached or an object is large */
-    PYMEM_STOP_ASSIST = 2,  /* marking, and the next object would take the proc's credit below its debt */
-    PYMEM_STOP_QUANTUM = 4  /* so many bytes of slots were handed out; to the object while marking, else to the span */
+    PYMEM_STOP_TRIGGER =
+        1,                 /* heap_live has reached stops.live; looked at when a span is cached or an object is large */
+    PYMEM_STOP_ASSIST = 2, /* marking, and the next object would take the proc's credit below its debt */
+    PYMEM_STOP_QUANTUM = 4 /* so many bytes of slots were handed out; to the object while marking, else to the span */
 };
-/* UINT64_MAX, INT64_MAX: never. debt: bytes below 0 that a proc's credit may come to before it has to assist. */
-int pymem_set_stops(pymem_heap *h, uint64_t stop_live, int64_t quantum, uint64_t debt);
-uint32_t pymem_stop_due(const pymem_heap *h); /* of the last call; enum pymem_stop, or-ed */
+/* Lies open between two calls, so that neither side needs one to tell the other. At birth all is never. */
+typedef struct {
+    uint64_t live; /* heap_live from which a cycle should start; UINT64_MAX: never. Writer: policy */
+    int64_t
+        quantum;  /* bytes of slots until policy wants to look; INT64_MAX: never. Writers: policy, and who hands out */
+    int64_t debt; /* bytes, from 0 on, below 0 that a proc's credit may come to before it assists. Writer: policy */
+    uint32_t due; /* enum pymem_stop, or-ed, of the last call that allocates. Writer: that call */
+} pymem_stops;
+pymem_stops *pymem_stops_of(pymem_heap *h); /* the heap's own, as long as it lives */
 /* Adds to the credit (bytes) of whoever runs on the proc and tells what it has then. */
 int pymem_assist_credit(pymem_heap *h, int32_t proc, int64_t add, int64_t *now);
 
@@ -233,8 +240,10 @@ typedef struct {
     double sweep_pages_per_byte;                    /* as paced last */
     uint64_t work_objects, work_bytes; /* allocated since birth: all objects; the slots of those that joined no block */
     uint32_t sweep_done, in_debt;      /* procs whose credit is below 0, while marking with assists */
+    uint32_t fresh;                    /* of the heap's own: 0 from the next call on, whatever it does */
 } pymem_pace_info;
 int pymem_read_pace(pymem_heap *h, pymem_pace_info *out);
+pymem_pace_info *pymem_pace(pymem_heap *h); /* the heap's own, as long as it lives; pymem_replay_run leaves it fresh */
 
 /* ---- the scavenger: free pages go back to the OS, the highest first ---- */
 /* Gives back at least so many bytes of free pages, unless there are no more. force: densely used chunks too, as
@@ -355,7 +364,7 @@ void pymem_replay_free(pymem_replay *r);
 enum pymem_replay_stopped {
     PYMEM_REPLAY_GOES_ON = 0, /* all rows are run */
     PYMEM_REPLAY_STATS = 1,   /* at EV_STATS; not with OWN */
-    PYMEM_REPLAY_STOP = 2,    /* OWN: pymem_stop_due tells which. After STOP_ASSIST *row is the row to be tried again */
+    PYMEM_REPLAY_STOP = 2,    /* OWN: pymem_stops tells which. After STOP_ASSIST *row is the row to be tried again */
     PYMEM_REPLAY_GOAL = 4,    /* at EV_GOAL with flags; not with OWN */
     PYMEM_REPLAY_FORCED = 3   /* OWN: the program asked for a cycle, which was passed over */
 };

@@ -612,21 +612,21 @@ static void look_ahead(const pymem_replay *r, const pymem_columns *c, uint64_t r
 static int why_stopped(const pymem_replay *r, const event *e) {
     bool stats = !r->own && e->kind == PYMEM_EV_STATS, goal = !r->own && e->kind == PYMEM_EV_GOAL && e->flags;
     if (!r->own) return stats ? PYMEM_REPLAY_STATS : goal ? PYMEM_REPLAY_GOAL : PYMEM_REPLAY_GOES_ON;
-    if (r->h->stop_due) return PYMEM_REPLAY_STOP;
+    if (r->h->stops.due) return PYMEM_REPLAY_STOP;
     return e->kind == PYMEM_EV_GC_END && e->flags & 1 ? PYMEM_REPLAY_FORCED : PYMEM_REPLAY_GOES_ON;
 }
 
 int replay_run(pymem_replay *r, const pymem_columns *c, uint64_t *row, int *stopped) {
     *stopped = 0;
     r->rows_known = r->rows + (c->n - *row);
-    r->h->stop_due = PYMEM_STOP_NONE;
+    r->h->stops.due = PYMEM_STOP_NONE;
     while (*row < c->n && !*stopped) {
         look_ahead(r, c, *row);
         event e = row_at(c, *row);
         int rc = r->own ? do_own_row(r, &e) : do_row(r, &e);
         if (rc) return rc == PYMEM_EADDRESS ? PYMEM_EFORMAT : rc; /* what the row names is not there */
         *stopped = why_stopped(r, &e);
-        if (r->h->stop_due & PYMEM_STOP_ASSIST) break; /* the row is not done */
+        if (r->h->stops.due & PYMEM_STOP_ASSIST) break; /* the row is not done */
         start_advance(r, e.kind);
         r->events[e.kind]++;
         r->rows++;

@@ -53,10 +53,10 @@ static void walk_cycle(walk *w) {
     STREAM(&w->s, h->marking, 1);
     STREAM(&w->s, h->by_record, 1);
     STREAM(&w->s, h->assists, 1);
-    STREAM(&w->s, h->stop_due, 7);
-    stream_signed(&w->s, &h->quantum);
-    stream_signed(&w->s, &h->assist_debt);
-    if (h->assist_debt < 0) stream_wrong(&w->s, "a debt below 0");
+    STREAM(&w->s, h->stops.due, 7);
+    stream_signed(&w->s, &h->stops.quantum);
+    stream_signed(&w->s, &h->stops.debt);
+    if (h->stops.debt < 0) stream_wrong(&w->s, "a debt below 0");
     stream_signed(&w->s, &h->heap_live);
     uint64_t ratio;
     memcpy(&ratio, &h->sweep_pages_per_byte, sizeof ratio);
@@ -79,7 +79,7 @@ static void walk_cycle(walk *w) {
                               &h->sweep_end_live,
                               &h->object_spans,
                               &h->reclaim_credit,
-                              &h->stop_live,
+                              &h->stops.live,
                               &h->work_objects,
                               &h->work_bytes,
                               &h->marks.objects_marked,

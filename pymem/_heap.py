@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,10 +21,15 @@ __all__ = ["ARENA_SIZE", "Heap"]
 
 ARENA_SIZE = 64 << 20
 """Bytes of an arena."""
+_CLOSED = "this runtime is closed: make a new one with pymem.Runtime()"
 _GUESS = 1 << 28
 """Bytes that a snapshot is first given room for, at most."""
 _MAX_BASE = 1 << 47
 _MAX_SPACE = 1 << 46
+
+
+def _let_go(handle: Any, part: Any) -> None:
+    """Do nothing: a part of a heap that lies open had its handle until now."""
 
 
 class Heap:
@@ -32,7 +38,7 @@ class Heap:
     Closing drops the reference; the memory goes when no call in another thread still holds it.
     """
 
-    __slots__ = ("_handle", "armed", "lock", "on_stop")
+    __slots__ = ("_handle", "_pace", "_stops", "armed", "lock", "on_stop")
 
     def __init__(
         self,
@@ -65,7 +71,7 @@ class Heap:
         out = ffi.new("pymem_heap **")
         if lib.pymem_heap_new(config, out) != lib.PYMEM_OK:
             raise MemoryError("no memory for a new heap")
-        self._handle: Any = ffi.gc(out[0], lib.pymem_heap_free)
+        self._hold(out[0])
         self.armed = False
         """Whether stops may come. Writer: the collector."""
         self.lock = RLock()
@@ -82,10 +88,16 @@ class Heap:
         if not out[0]:
             raise MemoryError("no memory for a new heap")
         heap = cls.__new__(cls)
-        heap._handle = ffi.gc(out[0], lib.pymem_heap_free)
+        heap._hold(out[0])
         heap.armed, heap.on_stop, heap.lock = False, None, RLock()
         check(status, heap._handle)
         return heap
+
+    def _hold(self, heap: Any) -> None:
+        """Own the core's heap, and what of it lies open: whoever looks at that holds the heap too."""
+        self._handle: Any = ffi.gc(heap, lib.pymem_heap_free)
+        self._pace: Any = ffi.gc(lib.pymem_pace(heap), partial(_let_go, self._handle))
+        self._stops: Any = ffi.gc(lib.pymem_stops_of(heap), partial(_let_go, self._handle))
 
     def snapshot(self) -> bytes:
         """Return all of the heap as bytes."""
@@ -101,7 +113,7 @@ class Heap:
     def handle(self) -> Any:
         """The core's pointer."""
         if self._handle is None:
-            raise ClosedError("this runtime is closed: make a new one with pymem.Runtime()")
+            raise ClosedError(_CLOSED)
         return self._handle
 
     @property
@@ -111,11 +123,27 @@ class Heap:
 
     def close(self) -> None:
         """Give the heap's memory back. Closing twice is no error."""
-        self._handle = None
+        self._handle = self._pace = self._stops = None
+
+    @property
+    def stops(self) -> Any:
+        """When calls that allocate come back early, and why the last one did: a `pymem_stops` that may be written."""
+        if self._stops is None:
+            raise ClosedError(_CLOSED)
+        return self._stops
+
+    def pace(self) -> Any:
+        """Return a `pymem_pace_info` of the heap as it is now, which the next call of the core makes out of date."""
+        now = self._pace
+        if now is None:
+            raise ClosedError(_CLOSED)
+        if not now.fresh:
+            self.call(lib.pymem_read_pace, now)
+        return now
 
     def stopped(self, proc: int, fresh: UInt64s | None) -> None:
         """After an allocation: have the collector act if a stop is due."""
-        due = lib.pymem_stop_due(self.handle)
+        due = self.stops.due
         if due and self.on_stop:
             self.on_stop(proc, due, fresh)
 

@@ -32,6 +32,7 @@ from pymem.gc.pins import Pins
 from pymem.gc.scavenger import Scavenger
 from pymem.gc.state import CycleRecord, GCStats
 from pymem.gc.steps import Owner, whole
+from pymem.gc.stops import NEVER, NO_QUANTUM, next_stops, see_heap
 from pymem.gc.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -51,8 +52,6 @@ Liveness = Literal["graph", "record"]
 
 EMPTY_PROGRAM_GLOBALS = 158_122
 """Bytes of globals with pointers in an empty program, by /gc/scan/globals:bytes of Go 1.27.3 on amd64."""
-_NEVER = (1 << 64) - 1
-_NO_QUANTUM = (1 << 63) - 1
 _FOREVER = 1e18
 """Nanoseconds."""
 _FORCE_PERIOD = 120 * 10**9
@@ -62,12 +61,6 @@ _ROUNDING = 1e-3
 """Nanoseconds of the program's time that are nothing: what adding floats leaves over."""
 _MOST_CREDIT = 1 << 62
 """Bytes: where next to no work is left, a byte of it pays for more than there are numbers for."""
-_STRETCHES = 32
-"""Stretches into which the way from the trigger to the goal is cut."""
-_MIN_STRETCH, _MAX_STRETCH = 32 << 10, 4 << 20
-"""Bytes of allocation in a stretch."""
-_SWEEP_STRETCH = 1 << 20
-_IDLE_STRETCH = 256 << 20
 
 
 class Collector:
@@ -126,7 +119,10 @@ class Collector:
         self.turns = Turns()
         self._program_ns = 0.0  # charged, not yet passed
         self._work = (0, 0)  # objects and bytes charged so far
-        self._pace = ffi.new("pymem_pace_info *")
+        self._all_swept, self._in_debt = (
+            0,
+            0,
+        )  # sweep_done, in_debt of the heap's pace when it was last looked at
         self._credit = ffi.new("int64_t *")
         self._busy_proc = procs[0] if procs else -1
         self._fresh: UInt64s | None = None
@@ -142,7 +138,7 @@ class Collector:
     def wait_on_mark(self) -> None:
         """Bring the clock up to date, and let a mark under way run to its end. Go: gcWaitOnMark."""
         try:
-            self.settle()
+            self._settle()
             self.finish_mark()
         finally:
             self.arm()
@@ -153,14 +149,14 @@ class Collector:
         return (
             type(self.pacer) is GoPacer
             and self.pacer.gc_percent < 0
-            and self.pacer.memory_limit >= _NO_QUANTUM
+            and self.pacer.memory_limit >= NO_QUANTUM
         )
 
     @whole
     def commit(self) -> None:
         """Take over the pacer's settings. Go: gcControllerCommit."""
         self._sync()
-        self.pacer.commit(bool(self._pace.sweep_done))
+        self.pacer.commit(bool(self._all_swept))
         if self._mark:
             self.pacer.revise()
         else:
@@ -186,12 +182,14 @@ class Collector:
         For an observer time stands still.
         """
         if not self.owner.telling:
-            self._settle()
+            self._settle_by_itself()
 
     @whole
+    def _settle_by_itself(self) -> None:
+        self._settle()
+
     def _settle(self) -> None:
-        self._sync()
-        pace, costs = self._pace, self.costs
+        pace, costs = self._sync(), self.costs
         objects, size = pace.work_objects, pace.work_bytes
         self._program_ns += (objects - self._work[0]) * costs.malloc_ns + (
             size - self._work[1]
@@ -208,7 +206,7 @@ class Collector:
     @whole
     def sleep(self, ns: float) -> None:
         """Let time pass in which the program does nothing."""
-        self.settle()
+        self._settle()
         try:
             with self._waiting():
                 self._run(ns)
@@ -233,7 +231,7 @@ class Collector:
         self._busy_proc = proc
         self._fresh = fresh
         try:
-            self.settle()
+            self._settle()
             if self._mark:
                 self._pay_debts()
             if (
@@ -251,19 +249,12 @@ class Collector:
 
     def arm(self) -> None:
         """Say when the core is to come back next."""
-        live, quantum, debt = _NEVER, _NO_QUANTUM, 0
-        if self.record:
-            room = self.record.start_goal - self.record.trigger
-            debt = quantum = min(max(room // _STRETCHES, _MIN_STRETCH), _MAX_STRETCH)
-        elif not self.off:
-            live = min(asked(self.pacer)[0], _NEVER)
-            quantum = _IDLE_STRETCH if self.sweeper.done else _SWEEP_STRETCH
-            if self.pacer.memory_limit < _NO_QUANTUM:  # the goal moves with what is mapped
-                quantum = min(quantum, max((live - self.pacer.heap_live) // _STRETCHES, _MIN_STRETCH))
-        elif not self.sweeper.done:
-            quantum = _SWEEP_STRETCH
-        self.heap.armed = quantum < _NO_QUANTUM
-        self.heap.call(lib.pymem_set_stops, live, quantum, debt)
+        live, quantum, debt = next_stops(
+            self.pacer, self.record, off=self.off, sweeping=not self.sweeper.done
+        )
+        self.heap.armed = quantum < NO_QUANTUM
+        stops = self.heap.stops
+        stops.live, stops.quantum, stops.debt = live, quantum, debt
 
     # ---- time ----
 
@@ -338,7 +329,7 @@ class Collector:
     # ---- starting ----
 
     def _test_trigger(self) -> None:
-        if self._pace.sweep_done and not self.sweeper.done:
+        if self._all_swept and not self.sweeper.done:
             self._swept_all()  # by allocations on their way
         if self._triggered() and not self.off:
             self._finish_sweep()  # so that the cycle is not late for it
@@ -448,7 +439,7 @@ class Collector:
         In Go each assists as soon as it is in debt, for 64 KB of work or more. Here all that a stretch owes is worked
         off at its end; only an object that owes more than a stretch by itself has to wait for that (`arm`).
         """
-        if self._pace.in_debt:
+        if self._in_debt:
             for proc in self._procs:
                 if self._mark:
                     self._assist(proc)
@@ -519,7 +510,7 @@ class Collector:
         heap.call(lib.pymem_gc_end, self._proc, cycle.forced)
         self._flush()
         self._tell(GCPhase.SWEEP, cycle)
-        if self._pace.sweep_done:
+        if self._all_swept:
             self._swept_all()
 
     def _compact(self, cycle: CycleRecord) -> None:
@@ -574,7 +565,7 @@ class Collector:
     # ---- sweeping ----
 
     def _pace_sweeper(self) -> None:
-        self.heap.call(lib.pymem_pace_sweeper, min(asked(self.pacer)[0], _NEVER))
+        self.heap.call(lib.pymem_pace_sweeper, min(asked(self.pacer)[0], NEVER))
 
     def _finish_sweep(self) -> None:
         """Sweep the rest, the program waiting for it."""
@@ -609,7 +600,7 @@ class Collector:
         if self._tracer:
             self._tracer.scavenged(**asdict(self.scavenger.forced_trace(work)))
         self.charge(work.ns)
-        self.settle()
+        self._settle()
 
     # ---- collections by hand ----
 
@@ -618,7 +609,7 @@ class Collector:
         """Collect now, and return when all is swept. Go: runtime.GC."""
         self._busy_proc = proc
         try:
-            self.settle()
+            self._settle()
             self.finish_mark()
             self._finish_sweep()
             before = Tally.of(self.heap)
@@ -645,7 +636,7 @@ class Collector:
         array = addresses(dead)
         array = self._held = array[array != zero_base]
         try:
-            self.settle()
+            self._settle()
             self.finish_mark()
             self._finish_sweep()
         finally:
@@ -699,25 +690,17 @@ class Collector:
         self._sync()
         self.stats.heap_scan = self.pacer.heap_scan
 
-    def _sync(self) -> None:
-        """Have the pacer know what the heap knows."""
-        now, pacer = self._pace, self.pacer
-        self.heap.call(lib.pymem_read_pace, now)
-        pacer.heap_live = now.heap_live
-        if not self._mark:
-            pacer.heap_scan = now.heap_scan
-        pacer.heap_in_use, pacer.heap_free, pacer.heap_released = (
-            now.heap_in_use,
-            now.heap_free,
-            now.heap_released,
-        )
-        pacer.total_alloc, pacer.total_free = now.total_alloc, now.total_alloc - now.heap_alloc
-        pacer.mapped_ready = now.mapped_ready
+    def _sync(self) -> Any:
+        """Have the pacer know what the heap has come to; return all that there is to know of it now."""
+        pace = self.heap.pace()
+        see_heap(self.pacer, pace, marking=self._mark is not None)
+        self._all_swept, self._in_debt = pace.sweep_done, pace.in_debt
+        return pace
 
     def _tell_goal(self) -> None:
         """MemStats shows the goal."""
-        goal = min(self.pacer.heap_goal(), _NEVER)
-        self.heap.call(lib.pymem_set_goal, goal, _NO_QUANTUM, self.pacer.heap_marked)
+        goal = min(self.pacer.heap_goal(), NEVER)
+        self.heap.call(lib.pymem_set_goal, goal, NO_QUANTUM, self.pacer.heap_marked)
 
     def _tell(self, phase: GCPhase, cycle: CycleRecord | None, moves: Moves | None = None) -> None:
         if self.observers:

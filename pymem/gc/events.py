@@ -73,8 +73,7 @@ class Tally(NamedTuple):
     @classmethod
     def of(cls, heap: Heap) -> Self:
         """Ask a heap."""
-        now = ffi.new("pymem_pace_info *")
-        heap.call(lib.pymem_read_pace, now)
+        now = heap.pace()
         return cls(
             int(now.frees),
             int(now.total_alloc - now.heap_alloc),

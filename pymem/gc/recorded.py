@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pymem._native import ffi, lib
 from pymem.gc.pacer import GoPacer
+from pymem.gc.stops import see_heap
 
 if TYPE_CHECKING:
     from pymem._heap import Heap
@@ -31,7 +32,6 @@ class RecordedPacer:
     def __init__(self, heap: Heap) -> None:
         self.pacer = GoPacer()
         self._heap = heap
-        self._pace = ffi.new("pymem_pace_info *")
         self._marks = ffi.new("pymem_mark_totals *")
 
     def commit(self, told: Commit) -> None:
@@ -63,10 +63,8 @@ class RecordedPacer:
 
     def _read_heap(self) -> None:
         heap, pacer = self._heap, self.pacer
-        heap.call(lib.pymem_read_pace, self._pace)
+        now = heap.pace()
+        see_heap(pacer, now, marking=False)
+        pacer.heap_marked = now.heap_marked
         heap.call(lib.pymem_mark_get, self._marks)
-        now = self._pace
-        pacer.heap_live, pacer.heap_marked, pacer.heap_scan = now.heap_live, now.heap_marked, now.heap_scan
         pacer.last_heap_scan = self._marks.heap_scan
-        pacer.total_alloc, pacer.total_free = now.total_alloc, now.total_alloc - now.heap_alloc
-        pacer.mapped_ready, pacer.heap_free = now.mapped_ready, now.heap_free

@@ -236,13 +236,12 @@ class Scavenger:
     """
 
     __slots__ = (
-        "_assist_ns", "_background_ns", "_costs", "_eager_seen", "_heap", "_info", "_limit", "_traced_bg",
+        "_assist_ns", "_background_ns", "_costs", "_eager_seen", "_heap", "_limit", "_traced_bg",
         "_traced_eager", "background", "gc_percent_goal", "limiting", "memory_limit_goal",
     )  # fmt: skip
 
     def __init__(self, heap: Heap, *, gomaxprocs: Callable[[], int], costs: Costs) -> None:
         self._heap, self._costs = heap, costs
-        self._info = ffi.new("pymem_pace_info *")
         self._limit = NEVER
         self._eager_seen = self._traced_bg = self._traced_eager = 0
         self._assist_ns = self._background_ns = 0
@@ -264,7 +263,7 @@ class Scavenger:
         memory_limit: 2**63 - 1 is none. heap_goal: the next cycle's; last_heap_goal: that of the cycle which has just
         ended, 0 before the first. last_heap_in_use: HeapInuse when it ended, before its sweep.
         """
-        info = self._read()
+        info = self._heap.pace()
         self._limit = memory_limit if memory_limit < _NO_LIMIT else NEVER
         limit_goal = int(float(memory_limit) * _LIMIT_SHARE)
         self.memory_limit_goal = limit_goal if info.mapped_ready > limit_goal else NEVER
@@ -289,7 +288,7 @@ class Scavenger:
 
     def goals_kept(self) -> bool:
         """Tell whether heap and memory are within their goals, so that the background has nothing to do."""
-        info = self._read()
+        info = self._heap.pace()
         retained = info.heap_in_use + info.heap_free
         return bool(retained <= self.gc_percent_goal and info.mapped_ready <= self.memory_limit_goal)
 
@@ -324,7 +323,7 @@ class Scavenger:
 
         released: bytes given back by allocations since birth, by who has just asked the core.
         """
-        now = int(self._read().released_eager) if released is None else released
+        now = int(self._heap.pace().released_eager) if released is None else released
         seen, self._eager_seen = self._eager_seen, now
         if now == seen:
             return _NOTHING
@@ -349,7 +348,7 @@ class Scavenger:
 
     def trace(self) -> ScavengeTrace:
         """Return what the line at the end of a sweep shows, and begin the next line's account."""
-        eager = int(self._read().released_eager)
+        eager = int(self._heap.pace().released_eager)
         background, reset = self.background.released, self.background.controller_reset
         line = self._trace(background - self._traced_bg, eager - self._traced_eager, False, reset)
         self._traced_bg, self._traced_eager = background, eager
@@ -361,7 +360,7 @@ class Scavenger:
         return self._trace(0, work.released, True, False)
 
     def _trace(self, background: int, eager: int, forced: bool, reset: bool) -> ScavengeTrace:
-        info = self._read()
+        info = self._heap.pace()
         return ScavengeTrace(
             background=background,
             eager=eager,
@@ -373,10 +372,6 @@ class Scavenger:
         )
 
     # ---- the core ----
-
-    def _read(self) -> Any:
-        self._heap.call(lib.pymem_read_pace, self._info)
-        return self._info
 
     def _scavenge(self, size: int, *, force: bool) -> int:
         out = ffi.new("uint64_t *")

@@ -59,8 +59,7 @@ class Sweeper:
 
     def trace(self) -> SweepTrace:
         """Return how the sweep went that is done."""
-        now = ffi.new("pymem_pace_info *")
-        self._heap.call(lib.pymem_read_pace, now)
+        now = self._heap.pace()
         return SweepTrace(
             heap_live=now.sweep_end_live,
             heap_live_basis=now.sweep_live_basis,
