@@ -42,6 +42,7 @@ int get_proc(pymem_heap *h, int32_t id, bool mallocs, proc **out) {
 /* ---- a heap's life ---- */
 
 static int birth(pymem_heap *h) {
+    h->classes = size_classes_go();
     h->sweep_done = true;
     h->stops.live = UINT64_MAX;
     h->stops.quantum = INT64_MAX;

@@ -267,10 +267,12 @@ enum page_state {
     PAGE_HEADERS = 64 /* a span's first page: some header in front of an object is not 0 */
 };
 
-typedef struct graph_mark graph_mark; /* mgcmark.c */
+typedef struct graph_mark graph_mark;     /* mgcmark.c */
+typedef struct size_classes size_classes; /* sizeclasses.c */
 
 struct pymem_heap {
     pymem_config config;
+    const size_classes *classes; /* Go's: asked for here for each object, since size_classes_go takes as long */
     atomic_flag busy;
     char message[256];
     int64_t faults; /* allocations left before they fail; < 0: never fail */
@@ -405,13 +407,13 @@ uint64_t stream_left(const stream *s); /* bytes; 0 after an error */
     } while (0)
 
 /* ---- sizeclasses.c ---- */
-typedef struct {
+struct size_classes {
     uint16_t size[NUM_CLASSES];
     uint8_t npages[NUM_CLASSES];
     uint32_t div_magic[NUM_CLASSES];
     uint16_t nelems[NUM_SPAN_CLASSES];
     uint8_t of_size[MAX_SMALL / 8 + 1]; /* (size + 7) / 8 -> class */
-} size_classes;
+};
 const size_classes *size_classes_go(void);
 static inline uint32_t small_span_class(const size_classes *t, uint64_t size, bool noscan) {
     return (uint32_t)t->of_size[(size + 7) >> 3] << 1 | noscan;

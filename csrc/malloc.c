@@ -157,23 +157,22 @@ static inline uint64_t span_header(const mspan *s) {
 static inline bool is_large(uint64_t size) { return size > MAX_SMALL - MALLOC_HEADER; }
 static inline bool is_tiny(uint64_t size, bool noscan) { return noscan && size < TINY_SIZE; }
 
-static uint64_t slot_size(uint64_t size, bool noscan) {
-    if (is_large(size)) return (size + PAGE_SIZE - 1) >> PAGE_SHIFT << PAGE_SHIFT;
-    uint64_t request = is_tiny(size, noscan) ? TINY_SIZE : slot_request(size, noscan);
-    return size_classes_go()->size[small_span_class(size_classes_go(), request, noscan) >> 1];
-}
-
-/* joined: it got a piece of a block that was there. */
+/* *taken: bytes of the slot; 0: it got a piece of a block that was there. */
 static int malloc_white(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t *addr,
-                        bool *joined) {
-    *joined = false;
-    if (is_large(size)) return malloc_large(h, p, size, noscan, type, addr);
+                        uint64_t *taken) {
+    if (is_large(size)) {
+        *taken = (size + PAGE_SIZE - 1) >> PAGE_SHIFT << PAGE_SHIFT;
+        return malloc_large(h, p, size, noscan, type, addr);
+    }
     if (is_tiny(size, noscan)) {
-        *joined = tiny_join(p->cache, size, addr);
-        return *joined ? PYMEM_OK : tiny_open(h, p, size, type, addr);
+        bool joined = tiny_join(p->cache, size, addr);
+        *taken = joined ? 0 : TINY_SIZE;
+        return joined ? PYMEM_OK : tiny_open(h, p, size, type, addr);
     }
     uint64_t request = slot_request(size, noscan);
-    int rc = malloc_slot(h, p, small_span_class(size_classes_go(), request, noscan), size, type, addr);
+    uint32_t span_class = small_span_class(h->classes, request, noscan);
+    *taken = h->classes->size[span_class >> 1];
+    int rc = malloc_slot(h, p, span_class, size, type, addr);
     if (!rc) *addr += request - size;
     return rc;
 }
@@ -188,14 +187,13 @@ static inline void spend(pymem_heap *h, uint64_t objects, uint64_t bytes) {
 /* ---- while marking ---- */
 
 /* Go: gcmarknewobject */
-static mspan *mark_new(pymem_heap *h, uint64_t addr) {
+static void mark_new(pymem_heap *h, uint64_t addr) {
     mspan *s = mheap_span_of(h, addr);
     if (h->mark) mark_new_object(h, s, span_slot_of(s, addr));
     else bit_set(s->mark_bits, span_slot_of(s, addr));
     s->page_mark = 1;
     h->marks.objects_marked++;
     h->marks.bytes_marked += s->elem_size;
-    return s;
 }
 
 /* The credit pays for the object before it is placed. Beyond the debt it may have, the caller is sent back to assist,
@@ -209,22 +207,22 @@ static bool pay(pymem_heap *h, proc *p, uint64_t size) {
 
 /* *addr is 0 where an assist is due first. */
 static int malloc_black(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t *addr) {
-    bool joined;
+    uint64_t taken;
     *addr = 0;
     if (h->assists && !pay(h, p, size)) return PYMEM_OK;
-    int rc = malloc_white(h, p, size, noscan, type, addr, &joined);
+    int rc = malloc_white(h, p, size, noscan, type, addr, &taken);
     if (rc) return rc;
-    const mspan *s = joined ? NULL : mark_new(h, *addr);
-    if (s && h->assists) p->credit -= (int64_t)(s->elem_size - size);
-    spend(h, 1, s ? s->elem_size : 0);
+    if (taken) mark_new(h, *addr);
+    if (taken && h->assists) p->credit -= (int64_t)(taken - size);
+    spend(h, 1, taken);
     return PYMEM_OK;
 }
 
 int heap_malloc(pymem_heap *h, proc *p, uint64_t size, bool noscan, uint32_t type, uint64_t *addr) {
     if (h->marking) return malloc_black(h, p, size, noscan, type, addr);
-    bool joined;
-    int rc = malloc_white(h, p, size, noscan, type, addr, &joined);
-    if (!rc) spend(h, 1, joined ? 0 : slot_size(size, noscan));
+    uint64_t taken;
+    int rc = malloc_white(h, p, size, noscan, type, addr, &taken);
+    if (!rc) spend(h, 1, taken);
     return rc;
 }
 

@@ -14,10 +14,14 @@ bool sweep_acquire(pymem_heap *h, mspan *s) {
 }
 
 static void forget_freed_slots(mspan *s) {
-    for (uint32_t i = 0; i < s->nelems; i++) {
-        if (bit_get(s->mark_bits, i)) continue;
-        if (s->tiny_live) s->tiny_live[i] = 0;
-        if (s->types) s->types[i] = 0;
+    for (uint32_t first = 0; first < s->nelems; first += 64) {
+        uint32_t left = s->nelems - first;
+        uint64_t freed = ~s->mark_bits[first / 64] & (left < 64 ? (1ull << left) - 1 : UINT64_MAX);
+        for (; freed; freed &= freed - 1) {
+            uint32_t i = first + (uint32_t)__builtin_ctzll(freed);
+            if (s->tiny_live) s->tiny_live[i] = 0;
+            if (s->types) s->types[i] = 0;
+        }
     }
 }
 

@@ -491,16 +491,24 @@ static int own_procs_new(pymem_replay *r) {
 
 static int do_row(pymem_replay *r, const event *e);
 
+/* As do_row does it, less what such a row need not be asked. */
+static int do_own_alloc(pymem_replay *r, const event *e, proc *p) {
+    int rc = p->flush_gen == r->h->sweepgen ? PYMEM_OK : proc_flush(r->h, p, p);
+    if (!rc) rc = start_check(r, e);
+    if (!rc) rc = alloc_check(r->h, e, p);
+    return rc ? rc : do_alloc(r, e, p);
+}
+
 static int do_own_row(pymem_replay *r, event *e) {
     pymem_heap *h = r->h;
+    bool dies = e->kind == PYMEM_EV_DEATH && r->start == START_OVER;
+    if (dies && e->proc >= PYMEM_NO_PROC && h->nprocs) return do_death(r, e);
     if (is_passed_over(r, e)) return PYMEM_OK;
     if (e->kind == PYMEM_EV_PROC_NEW) return own_procs_new(r);
     bool needs_proc = e->kind == PYMEM_EV_ALLOC && e->proc < 0;
     if (h->nprocs && (e->proc >= h->nprocs || needs_proc)) e->proc = e->proc < 0 ? 0 : e->proc % h->nprocs;
     if (e->kind == PYMEM_EV_ALLOC && e->proc >= 0 && e->proc < h->nprocs) {
-        proc *p = h->procs[e->proc];
-        int rc = p->flush_gen == h->sweepgen ? PYMEM_OK : proc_flush(h, p, p);
-        if (rc) return rc;
+        return do_own_alloc(r, e, h->procs[e->proc]);
     }
     return do_row(r, e);
 }

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from pymem._native import ffi, lib
-
 if TYPE_CHECKING:
     from pymem._heap import Heap
     from pymem.gc.compaction import Compaction, Moves

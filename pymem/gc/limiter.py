@@ -232,6 +232,8 @@ class GCCPULimiter:
         """Return the CPU nanoseconds, assisting and idle, of what Ps are at, up to now."""
         assisting = idling = 0
         for event in self.events:
+            if not event.kind:
+                continue
             kind, duration = event.consume(now)
             if kind in _IDLE:
                 idling += duration
