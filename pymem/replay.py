@@ -243,13 +243,15 @@ class Player:
         for name, buffer in zip(_CTYPES, keep, strict=True):
             setattr(c, name, buffer)
         row, why = ffi.new("uint64_t *", 0), ffi.new("int *")
-        while row[0] < len(columns):
-            c.n = len(columns) if most is None else min(row[0] + most, len(columns))
+        at, n = 0, len(columns)
+        while at < n:
+            c.n = n if most is None else min(at + most, n)
             status = lib.pymem_replay_run(self._replay, c, row, why)
+            at = row[0]
             if status:
-                self._raise(status, columns, int(row[0]))
-            yield int(row[0]), int(why[0])
-        self.rows += len(columns)
+                self._raise(status, columns, at)
+            yield at, why[0]
+        self.rows += n
 
     def _raise(self, status: int, columns: Columns, row: int) -> None:
         kind = int(columns.kind[row]) if row < len(columns) else 0

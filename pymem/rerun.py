@@ -200,6 +200,7 @@ class _Emulation:
                 self.collector.pacer.add_scannable_stack(now - stacks)
                 stacks = now
                 self._act(columns, row, why)
+            self.stats.heap_scan = self.collector.pacer.heap_scan
 
     def _begin(self, part: Part) -> Part:
         """Run the rows up to the program's first allocation, and return the rest: from there its time counts."""
@@ -252,8 +253,7 @@ class _Emulation:
         """Charge the page faults of memory that is new to the program, or was given back and is taken again."""
         if self._touched is None:
             return
-        self.collector.report()  # what was touched since the last stop is this stop's
-        touched = self.collector.pacer.mapped_ready
+        touched = self.player.heap.pace().mapped_ready  # what was touched since the last stop is this stop's
         if touched > self._touched:
             self.collector.charge((touched - self._touched) * self._fault_byte_ns)
         self._touched = touched
