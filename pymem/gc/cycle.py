@@ -184,10 +184,6 @@ class Collector:
         if not self.owner.telling:
             self._settle_by_itself()
 
-    @whole
-    def _settle_by_itself(self) -> None:
-        self._settle()
-
     def _settle(self) -> None:
         pace, costs = self._sync(), self.costs
         objects, size = pace.work_objects, pace.work_bytes
@@ -202,6 +198,8 @@ class Collector:
         self._program_ns = 0.0
         self._run(ns)
         self.scavenger.set_limiting(self.limiter.limiting())
+
+    _settle_by_itself = whole(_settle)
 
     @whole
     def sleep(self, ns: float) -> None:
@@ -249,9 +247,8 @@ class Collector:
 
     def arm(self) -> None:
         """Say when the core is to come back next."""
-        live, quantum, debt = next_stops(
-            self.pacer, self.record, off=self.off, sweeping=not self.sweeper.done
-        )
+        sweeping = not self.sweeper.done
+        live, quantum, debt = next_stops(self.pacer, self.record, off=self.off, sweeping=sweeping)
         self.heap.armed = quantum < NO_QUANTUM
         stops = self.heap.stops
         stops.live, stops.quantum, stops.debt = live, quantum, debt
@@ -618,16 +615,7 @@ class Collector:
             self._finish_sweep()
         finally:
             self.arm()
-        after = Tally.of(self.heap)
-        return GCResult(
-            cycle=self.stats.num_gc,
-            marked_bytes=self.pacer.heap_marked,
-            freed_objects=after.frees - before.frees,
-            freed_bytes=after.freed - before.freed,
-            swept_spans=before.spans,
-            freed_pages=before.pages - after.pages,
-            compaction=self.stats.cycles[-1].compaction,
-        )
+        return GCResult.of_cycle(self.stats.cycles[-1], before, Tally.of(self.heap))
 
     @whole
     def gc_dead(self, proc: int, dead: Any, *, zero_base: int) -> GCResult:
@@ -649,15 +637,7 @@ class Collector:
         heap0 = self.pacer.heap_live
         self.heap.call(lib.pymem_gc_collect, proc, pointer("uint64_t", array), len(array), done, out)
         self._stopped_cycle(heap0)
-        return GCResult(
-            compaction=self.stats.cycles[-1].compaction,
-            cycle=out.cycle,
-            marked_bytes=out.marked_bytes,
-            freed_objects=out.freed_objects,
-            freed_bytes=out.freed_bytes,
-            swept_spans=out.swept_spans,
-            freed_pages=out.freed_pages,
-        )
+        return GCResult.told(out, self.stats.cycles[-1].compaction)
 
     def _stopped_cycle(self, heap0: int) -> None:
         """Account for a cycle that the core has run in one go: all Ps marked, the world stood."""
@@ -692,8 +672,7 @@ class Collector:
 
     def _sync(self) -> Any:
         """Have the pacer know what the heap has come to; return all that there is to know of it now."""
-        pace = self.heap.pace()
-        see_heap(self.pacer, pace, marking=self._mark is not None)
+        see_heap(self.pacer, pace := self.heap.pace(), marking=self._mark is not None)
         self._all_swept, self._in_debt = pace.sweep_done, pace.in_debt
         return pace
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
     from pymem._heap import Heap
     from pymem.gc.compaction import Compaction, Moves
+    from pymem.gc.state import CycleRecord
 
 __all__ = ["GCEvent", "GCPhase", "GCResult", "Tally"]
 
@@ -56,6 +57,32 @@ class GCResult:
     """Pages of 8,192 bytes that went back to the page allocator."""
     compaction: Compaction | None = None
     """What moving objects did; its pages are among freed_pages."""
+
+    @classmethod
+    def of_cycle(cls, cycle: CycleRecord, before: Tally, after: Tally) -> Self:
+        """Return what a cycle did between two tallies."""
+        return cls(
+            cycle=cycle.number,
+            marked_bytes=cycle.heap2,
+            freed_objects=after.frees - before.frees,
+            freed_bytes=after.freed - before.freed,
+            swept_spans=before.spans,
+            freed_pages=before.pages - after.pages,
+            compaction=cycle.compaction,
+        )
+
+    @classmethod
+    def told(cls, told: Any, compaction: Compaction | None) -> Self:
+        """Return what the core tells of a collection in one go, a `pymem_gc_result`."""
+        return cls(
+            cycle=told.cycle,
+            marked_bytes=told.marked_bytes,
+            freed_objects=told.freed_objects,
+            freed_bytes=told.freed_bytes,
+            swept_spans=told.swept_spans,
+            freed_pages=told.freed_pages,
+            compaction=compaction,
+        )
 
 
 class Tally(NamedTuple):
