@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pymem.errors import PymemError
+from pymem.errors import ConfigError, PymemError
 
 __all__ = [
     "File",
@@ -108,7 +108,13 @@ def _draw_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.text import Text
 
     table = Table(
-        title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+        title=Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for i, name in enumerate(columns):
         table.add_column(name, justify="left" if i < left else "right", overflow="fold")
@@ -136,11 +142,13 @@ def suggest(*commands: Sequence[str]) -> None:
 def progress(verb: str, what: str, *, quiet: bool) -> Iterator[Progress | None]:
     """Show a bar on stderr while the block runs, and give it what moves the bar; None where nobody would see it.
 
-    Errors that leave the block name what was worked on.
+    Errors that leave the block name what was worked on, but for those of options, which have nothing to do with it.
     """
     try:
         with _bar(f"{verb} {what}", quiet=quiet) as tell:
             yield tell
+    except ConfigError:
+        raise
     except (PymemError, MemoryError) as error:
         if what in str(error):
             raise

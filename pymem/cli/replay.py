@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pymem.cli._options import CostsFile, load_costs
 from pymem.cli._output import File, Json, count, print_facts, print_json, print_table, progress, suggest
 from pymem.units import format_bytes, format_duration
 
@@ -36,14 +37,6 @@ TimeScale = Annotated[
         "--time-scale",
         help="The program's time, in units of the recorded time: recording slows it down.",
         min=0.001,
-    ),
-]
-CostsFile = Annotated[
-    str | None,
-    typer.Option(
-        "--costs",
-        help="JSON file of what collecting costs (Costs.save); the defaults are real Go's, of one machine.",
-        metavar="FILE",
     ),
 ]
 GCTrace = Annotated[bool, typer.Option("--gctrace", help="Print Go's gctrace line for each cycle.")]
@@ -96,12 +89,12 @@ def replay(
 
 
 def _rerun(file: str, *, gctrace: bool, as_json: bool, costs: str | None, **settings: Any) -> None:
-    from pymem.gc.costs import Costs
     from pymem.rerun import rerun
     from pymem.workload.sources import open_stream
 
+    paid = load_costs(costs)
     with progress("replaying", file, quiet=as_json) as tell:
-        run = rerun(open_stream(file), costs=Costs.load(costs) if costs else None, progress=tell, **settings)
+        run = rerun(open_stream(file), costs=paid, progress=tell, **settings)
     if as_json:
         print_json({"file": file, **rerun_facts(run)})
         return
