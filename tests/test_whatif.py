@@ -263,7 +263,7 @@ def test_results_of_other_costs_are_refused(program: Program, tmp_path: Path) ->
         {"spread": False},
         {"calibrated": False},
     ):
-        other = read_program(open_stream(TRACE), keep=False, **how)  # type: ignore[arg-type]
+        other = read_program(open_stream(TRACE), keep=False, **how)
         with pytest.raises(ConfigError, match="another recording"):
             sweep(other, SCENARIOS[:1], draws=1, results=file)
 

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pymem.cli._options import CostsFile, load_costs
-from pymem.cli._output import File, Json, count, print_facts, print_json, print_table, progress, suggest
+from pymem.cli._output import (
+    File,
+    Json,
+    class_cells,
+    count,
+    first_of,
+    print_facts,
+    print_json,
+    print_table,
+    progress,
+    suggest,
+)
 from pymem.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -246,9 +257,8 @@ def _size(n: int) -> str:
 
 
 def _print_types(run: Run) -> None:
-    more = f" (the first {_TOP} of {count(len(run.heap_by_type))})" if len(run.heap_by_type) > _TOP else ""
     print_table(
-        f"Heap by type{more}",
+        first_of("Heap by type", _TOP, len(run.heap_by_type)),
         ["type", "objects", "bytes"],
         [[t.name or "(unknown)", count(t.objects), format_bytes(t.bytes)] for t in run.heap_by_type[:_TOP]],
     )
@@ -260,8 +270,7 @@ def _print_classes(run: Run) -> None:
         ["class", "pointers", "spans", "slots", "used", "in spans", "in use", "share", "tails"],
         [
             [
-                f"{count(c.size)} B" if c.size else "large",
-                "no" if c.noscan else "yes",
+                *class_cells(c),
                 count(c.spans),
                 count(c.slots),
                 count(c.used),

@@ -251,7 +251,7 @@ def _fingerprint(what: SharedFile | Program) -> int:
 
 def _crc(value: object, crc: int) -> int:
     if isinstance(value, np.ndarray):
-        return zlib.crc32(np.ascontiguousarray(value), crc)
+        return zlib.crc32(np.ascontiguousarray(value).data, crc)
     if is_dataclass(value):
         value = tuple(getattr(value, field.name) for field in fields(value))
     if isinstance(value, tuple):
