@@ -50,6 +50,7 @@ def test_recommend(pymem: Command) -> None:
     result = pymem("recommend", LRU, "--limit", "12MiB")
     assert result.status == 0
     assert result.out.startswith("GOGC=50 GOMEMLIMIT=10MiB\n\nThe peak footprint is")
+    assert result.err == f"next: pymem whatif {LRU} --memory-limit off,10MiB\n"
     answer = pymem("recommend", LRU, "--limit", "12MiB", "--json").json
     assert answer["faster"] is None
     assert f"\nin {answer['more'] >> 20}MiB" in result.out
@@ -58,6 +59,7 @@ def test_recommend(pymem: Command) -> None:
 
 
 def test_recommend_nothing(pymem: Command) -> None:
+    assert pymem("recommend", LRU, "--limit", "5MiB", "--draws", 1).err == f"next: pymem types {LRU}\n"
     answer = pymem("recommend", LRU, "--limit", "5MiB", "--draws", 1, "--json")
     assert answer.status == 1
     assert all(answer.json[name] is None for name in ("choice", "thriftier", "faster", "with_more", "more"))

@@ -391,6 +391,14 @@ def test_faster_that_fits_comes_first(program: Program) -> None:
     assert "memory, " not in saving.why
 
 
+@pytest.mark.parametrize("limit", ["12MiB", "16MiB", "1GiB"])
+def test_progress_of_a_search_goes_on(program: Program, limit: str) -> None:
+    """The last step is what more memory would bring, needed or not."""
+    told: list[tuple[int, int]] = []
+    recommend(program, limit=limit, candidates=[50, 100], draws=1, progress=lambda *n: told.append(n))
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
 def test_what_does_not_fit(program: Program) -> None:
     none = recommend(program, limit="5MiB", draws=1)
     assert none.choice is None

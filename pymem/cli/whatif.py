@@ -136,7 +136,7 @@ def recommend(
         rows = {name: row and row.facts() for name in names for row in [getattr(answer, name)]}
         print_json({"file": file, "line": answer.line, "why": answer.why, **rows, "more": answer.more})
     else:
-        _print_answer(answer)
+        _print_answer(file, answer)
     if answer.choice is None:
         raise typer.Exit(1)
 
@@ -247,10 +247,11 @@ def _print_leak(rows: tuple[Row, ...], rate: float) -> None:
     )
 
 
-def _print_answer(answer: Recommendation) -> None:
+def _print_answer(file: str, answer: Recommendation) -> None:
     why = textwrap.fill(answer.why, _WIDTH)
     if answer.choice is None:
         print(why)
+        suggest(["types", file])
         return
     print(f"{answer.line}\n\n{why}")
     rows = [("thriftier", answer.thriftier), ("to use", answer.choice), ("faster", answer.faster)]
@@ -262,6 +263,7 @@ def _print_answer(answer: Recommendation) -> None:
         [[name, format_gogc(row.gogc), *_figures(row)] for name, row in rows if row],
         left=2,
     )
+    suggest(["whatif", file, "--memory-limit", f"off,{go_bytes(answer.choice.memory_limit)}"])
 
 
 def _number(e: Estimate) -> str:

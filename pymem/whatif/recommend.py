@@ -87,20 +87,17 @@ def recommend(
     Raises ConfigError for limits and fractions that cannot be.
 
     """
-    total = parse_memory_limit(limit)
-    if not 0 < total < NO_LIMIT:
-        raise ConfigError(f"limit {limit!r}: give the memory that the program may use, such as 2GiB")
-    if not 0 <= headroom < 1:
-        raise ConfigError(f"headroom {headroom!r}: give a fraction from 0 to below 1, such as 0.1")
-    if max_gc_cpu is not None and not 0 < max_gc_cpu <= 1:
-        raise ConfigError(f"max_gc_cpu {max_gc_cpu!r}: give a fraction above 0, such as 0.05")
+    total, room = _amounts(limit, max_gc_cpu, headroom)
     source = source_for(source, options.get("costs"), options.get("executor"))  # read once
-    room = max(int(total * (1 - headroom)) >> 20 << 20, min(total, 1 << 20))
-    rows = sweep(source, [Scenario(gogc, room) for gogc in candidates], **options)
-    fit = [
-        r for r in rows if not r.warning and r.peak_footprint.value <= room and r.peak_footprint.high <= total
-    ]
-    fit = [r for r in fit if r.num_gc.value >= _TOLD] or fit
+    tell = options.pop("progress", None) or _nobody
+    steps = len(candidates) + 1  # with what more memory would bring
+    rows = sweep(
+        source,
+        [Scenario(gogc, room) for gogc in candidates],
+        progress=lambda done, _: tell(done, steps),
+        **options,
+    )
+    fit = _fitting(rows, total, room)
     if not fit:
         return Recommendation(None, None, None, None, None, _why_not(rows, total, room), rows)
     choice = _best(fit, max_gc_cpu)
@@ -109,9 +106,34 @@ def recommend(
     thriftier = max(less, key=lambda r: (r.peak_footprint.value, -r.gc_cpu.value), default=None)
     faster = min(quick, key=lambda r: (r.peak_footprint.value, r.gc_cpu.value), default=None)
     roomier = None if faster else _roomier(source, choice, candidates, options)
+    tell(steps, steps)
     more, clause = (None, "") if faster else _more(choice, roomier, headroom)
     why = _why(choice, fit, total, room, max_gc_cpu, clause=clause)
     return Recommendation(choice, thriftier, faster, roomier if more else None, more, why, rows)
+
+
+def _amounts(limit: int | str, max_gc_cpu: float | None, headroom: float) -> tuple[int, int]:
+    """Return the limit, and what of it is for Go. Bytes."""
+    total = parse_memory_limit(limit)
+    if not 0 < total < NO_LIMIT:
+        raise ConfigError(f"limit {limit!r}: give the memory that the program may use, such as 2GiB")
+    if not 0 <= headroom < 1:
+        raise ConfigError(f"headroom {headroom!r}: give a fraction from 0 to below 1, such as 0.1")
+    if max_gc_cpu is not None and not 0 < max_gc_cpu <= 1:
+        raise ConfigError(f"max_gc_cpu {max_gc_cpu!r}: give a fraction above 0, such as 0.05")
+    return total, max(int(total * (1 - headroom)) >> 20 << 20, min(total, 1 << 20))
+
+
+def _fitting(rows: Sequence[Row], total: int, room: int) -> list[Row]:
+    """Return the rows that fit; where the recording is long enough to tell of some, only these."""
+    fit = [
+        r for r in rows if not r.warning and r.peak_footprint.value <= room and r.peak_footprint.high <= total
+    ]
+    return [r for r in fit if r.num_gc.value >= _TOLD] or fit
+
+
+def _nobody(done: int, total: int) -> None:
+    pass
 
 
 def _roomier(source: Any, choice: Row, candidates: Sequence[int], options: dict[str, Any]) -> Row | None:
