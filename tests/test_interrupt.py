@@ -99,6 +99,19 @@ def test_sweep(long: Workload) -> None:
     assert interrupted(lambda: sweep(long, rows, draws=1000), 1.0) < 2
 
 
+def test_sweep_that_is_given_up(long: Workload) -> None:
+    """Whatever ends it, nobody goes on with what nobody will look at."""
+    before = threading.active_count()
+
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(long, grid(gogc=range(50, 150)), draws=1, progress=stop)
+    assert threading.active_count() == before
+
+
 @pytest.mark.parametrize("after", [0.05, 0.2, 0.5, 0.8])
 def test_runtime(after: float) -> None:
     """A program's runtime: whole, and one that goes on."""

@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import astuple, dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,7 @@ from pymem.whatif.row import Row, mark_pareto
 from pymem.workload.sources import open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from pymem.gc.costs import Costs
     from pymem.program import Part
@@ -124,12 +124,13 @@ def sweep(
     missing = [s for s in dict.fromkeys(wanted) if s not in rows]
     if progress:
         progress(len(wanted) - len(missing), len(wanted))
-    for scenario, row in _worked_out(what, missing, draws, seed, executor):
-        rows[scenario] = row
-        if done:
-            done.add(scenario, row)
-        if progress:
-            progress(sum(s in rows for s in wanted), len(wanted))
+    with closing(_worked_out(what, missing, draws, seed, executor)) as coming:
+        for scenario, row in coming:
+            rows[scenario] = row
+            if done:
+                done.add(scenario, row)
+            if progress:
+                progress(sum(s in rows for s in wanted), len(wanted))
     return mark_pareto(rows[s] for s in wanted)
 
 
@@ -151,7 +152,7 @@ def _worked_out(
     draws: int,
     seed: int,
     executor: Executor | None,
-) -> Iterator[tuple[Scenario, Row]]:
+) -> Generator[tuple[Scenario, Row]]:
     """Yield rows as they are done. Who stops asking ends what is at work here: an interrupt need not wait for it."""
     stop = Event()
     if executor is None and isinstance(what, Program):
