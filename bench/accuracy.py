@@ -31,9 +31,10 @@ from typing import Any
 from pymem.accuracy import Measurement, Rung, Subject, Summary, parse_limit, prepare, summarise
 from pymem.accuracy.compare import compare, predict_ladder, record, rerun_ladder
 from pymem.accuracy.ladder import ladder, live_heap
-from pymem.accuracy.running import run_program
+from pymem.accuracy.settings import measured_env
 from pymem.program import read_program
 from pymem.record.overlay import find_toolchain
+from pymem.record.running import run_program
 from pymem.units import NO_LIMIT
 from pymem.whatif import Scenario
 from pymem.workload.sources import open_stream
@@ -147,7 +148,7 @@ def measure(name: str, folder: Path, *, reruns: int, limits: bool) -> None:
 
 
 def _keep_log(subject: Subject, path: Path) -> None:
-    env = subject.measured_env(Scenario(CALIBRATED_AT, gomaxprocs=PROCS))
+    env = measured_env(Scenario(CALIBRATED_AT, gomaxprocs=PROCS))
     ran = run_program(subject.words, env=env, cwd=subject.cwd)
     path.write_text("".join(f"{line.text}\n" for line in ran.lines), encoding="utf-8")
 

@@ -10,6 +10,8 @@ __all__ = [
     "NO_LIMIT",
     "format_bytes",
     "format_duration",
+    "format_gogc",
+    "go_bytes",
     "parse_byte_count",
     "parse_gogc",
     "parse_integer",
@@ -66,6 +68,19 @@ def parse_gogc(gogc: int | str | None) -> int | None:
     if not isinstance(n, int) or isinstance(n, bool) or n >= 1 << 31:
         raise ConfigError(f"gogc={gogc!r}: give a percentage such as 100, or 'off'")
     return n if n >= 0 else None
+
+
+def format_gogc(percent: int) -> str:
+    """Write GOGC as it is set; negative is off."""
+    return "off" if percent < 0 else str(percent)
+
+
+def go_bytes(n: int) -> str:
+    """Write bytes in GOMEMLIMIT's grammar, in the largest unit that is exact."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if n and n % size == 0:
+            return f"{n // size}{unit}"
+    return f"{n}B"
 
 
 def format_bytes(n: int) -> str:

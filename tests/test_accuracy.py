@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from pymem.accuracy import Measured, Measurement, measure, measurement, parse_limit, prepare
 from pymem.accuracy.compare import Comparison, summarise
 from pymem.accuracy.ladder import Multiple, ladder
-from pymem.accuracy.running import Line, Ran, run_program
-from pymem.accuracy.subject import environment
+from pymem.accuracy.settings import environment
 from pymem.errors import ConfigError, RecordingError
+from pymem.record.running import Line, Ran, run_program
 from pymem.stats.gctrace import GCTraceLine
 from pymem.units import NO_LIMIT
 from pymem.whatif import Estimate, Row, Scenario
@@ -268,7 +268,7 @@ def _alive(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ([], "no command to rerun"),
+        ([], "no command to run"),
         (["go", "build", "."], "build the program"),
         (["go", "run", "."], "build the program"),
         (["go"], "build the program"),

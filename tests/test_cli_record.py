@@ -65,7 +65,7 @@ def test_record_go_test(pymem: Command, inside: Path, tmp_path: Path) -> None:
     assert result.status == 0, result.err
     assert "ok" in result.out
     assert re.search(rf"pymem: {path}: .* objects, 3 GC cycles", result.err)
-    assert result.err.endswith(f"next: pymem info {path}\nnext: pymem replay {path}\n")
+    assert result.err.endswith(f"next: pymem info {path}\nnext: pymem whatif {path}\n")
     assert sorted(p.name for p in inside.iterdir()) == ["go.mod", "main.go", "tiny_test.go"]
     answer = pymem("info", path, "--json").json
     assert answer["forced_cycles"] == answer["cycles"] == 3

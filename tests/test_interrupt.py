@@ -15,6 +15,7 @@ import pymem
 from pymem._native import lib
 from pymem.replay import Player
 from pymem.rerun import rerun
+from pymem.whatif import grid, sweep
 from pymem.workload.workload import Workload
 
 _LONG = 60.0
@@ -90,6 +91,25 @@ def test_heap_amid_replay(long: Workload, after: float) -> None:
 
 def test_rerun(long: Workload) -> None:
     assert interrupted(forever(lambda: rerun(long, gogc=50)), 0.5) < _LONG / 2
+
+
+def test_sweep(long: Workload) -> None:
+    """Rows that are at work end amid a run: nobody waits for them."""
+    rows = grid(gogc=[50, 100, 200])
+    assert interrupted(lambda: sweep(long, rows, draws=1000), 1.0) < 2
+
+
+def test_sweep_that_is_given_up(long: Workload) -> None:
+    """Whatever ends it, nobody goes on with what nobody will look at."""
+    before = threading.active_count()
+
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(long, grid(gogc=range(50, 150)), draws=1, progress=stop)
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("after", [0.05, 0.2, 0.5, 0.8])

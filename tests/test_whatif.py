@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pymem.errors import ConfigError
+from pymem.gc.costs import Costs
 from pymem.program import Program, read_program
 from pymem.rerun import CENTRE, rerun
 from pymem.units import NO_LIMIT
@@ -35,6 +36,8 @@ from pymem.whatif import (
 from pymem.whatif.leak import leak
 from pymem.whatif.predict import chances
 from pymem.workload.sources import open_stream
+from pymem.workload.synthetic import steady
+from pymem.workload.workload import Workload, WorkloadType
 
 TRACE = Path(__file__).parent.parent / "examples" / "lru.trace"
 SCENARIOS = grid(gogc=[50, 100, 200])
@@ -102,6 +105,17 @@ def test_pauses_are_like_the_recorded_ones(program: Program) -> None:
     assert f.pause_ns == 30
     assert f.pause_max_ns == pytest.approx(np.quantile(recorded, n / (n + 1)))
     assert f.pause_ns <= f.pause_p99_ns <= f.pause_max_ns <= 1000
+
+
+def test_longest_pause_follows_the_number_of_cycles() -> None:
+    """And the 99th percentile up to 50 cycles, of which one in a hundred pauses is the longest."""
+    recorded = np.arange(1, 1001)
+    made = Workload.from_arrays(np.full(1500, 65536), noscan=True, lifetimes=10)
+    few, more, many = (figures(rerun(made, gogc=g), recorded) for g in (400, 100, 25))
+    assert few.num_gc < more.num_gc < 50 < many.num_gc
+    assert few.pause_ns == more.pause_ns == many.pause_ns == np.median(recorded)
+    assert few.pause_max_ns == few.pause_p99_ns < more.pause_max_ns == more.pause_p99_ns < many.pause_p99_ns
+    assert many.pause_p99_ns == np.quantile(recorded, 0.99) < many.pause_max_ns <= 1000
 
 
 def test_limit_shows_in_the_effective_gogc(program: Program) -> None:
@@ -217,6 +231,43 @@ def test_interrupted_sweep_goes_on(program: Program, serial: tuple[Row, ...], tm
     assert sweep(program, SCENARIOS, draws=3, executor=again, results=file) == serial
 
 
+def test_results_are_of_the_program_however_it_is_given(
+    program: Program, serial: tuple[Row, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its path in any spelling, as a source or read already; to threads or to others that read it themselves."""
+    file = tmp_path / "rows.jsonl"
+    sweep(TRACE, SCENARIOS, draws=3, results=file)
+    monkeypatch.chdir(TRACE.parent)
+    for source in (program, TRACE.name, str(TRACE), open_stream(TRACE)):
+        assert sweep(source, SCENARIOS, draws=3, executor=_Counting(0), results=file) == serial
+        assert sweep(source, SCENARIOS, draws=3, results=file) == serial
+    assert len(file.read_text().splitlines()) == 1 + len(SCENARIOS)
+
+
+def test_results_of_a_saved_workload(tmp_path: Path) -> None:
+    """Its types count too, though no row of its columns differs."""
+    made, file = steady(2000), tmp_path / "rows.jsonl"
+    sweep(made, SCENARIOS, draws=1, results=file)
+    sweep(made.save(tmp_path / "w.pymem"), SCENARIOS, draws=1, executor=_Counting(0), results=file)
+    other = replace(made, types=(*made.types, WorkloadType("main.T", 8, 8)))
+    with pytest.raises(ConfigError, match="another recording"):
+        sweep(other, SCENARIOS, draws=1, results=file)
+
+
+def test_results_of_other_costs_are_refused(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    sweep(program, SCENARIOS[:1], draws=1, results=file)
+    for how in (
+        {"costs": Costs(sweep_span_ns=1)},
+        {"globals_bytes": 5},
+        {"spread": False},
+        {"calibrated": False},
+    ):
+        other = read_program(open_stream(TRACE), keep=False, **how)
+        with pytest.raises(ConfigError, match="another recording"):
+            sweep(other, SCENARIOS[:1], draws=1, results=file)
+
+
 @pytest.mark.parametrize("text", ["", "junk\n", "{}\n", '{"pymem": "whatif 1"}\n'])
 def test_file_of_other_results_is_refused_and_left_alone(program: Program, text: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
@@ -304,6 +355,48 @@ def test_share_of_cpu_saves_memory(program: Program, roomy: Any) -> None:
     assert saving.choice.gc_cpu.value <= 0.5
     assert saving.choice.peak_footprint.value <= roomy.choice.peak_footprint.value
     assert "least memory" in saving.why
+
+
+def test_more_memory_is_faster(program: Program) -> None:
+    """None that fits is: the next GOGC, and the memory that it needs."""
+    tight = recommend(program, limit="12MiB")
+    assert tight.faster is None
+    assert tight.choice is not None and tight.with_more is not None and tight.more is not None
+    assert tight.with_more.gc_cpu.value < tight.choice.gc_cpu.value
+    assert tight.with_more.gogc > tight.choice.gogc
+    assert tight.with_more.peak_footprint.value <= 0.9 * tight.more
+    assert tight.with_more.peak_footprint.high <= tight.more
+    assert 12 * MIB < tight.more == tight.more >> 20 << 20
+    assert f"given {tight.more >> 20}MiB, GOGC={tight.with_more.gogc} would take" in tight.why
+    assert tight.why.count(". ") == 2
+    enough = recommend(program, limit=tight.more)
+    assert enough.choice is not None and enough.choice.gogc >= tight.with_more.gogc
+
+
+def test_more_memory_that_brings_nothing_is_said(roomy: Any) -> None:
+    assert roomy.with_more is roomy.more is None
+    assert "too short to tell what more memory would bring" in roomy.why
+    asked_for = Workload.from_arrays(np.full(4000, 1024), lifetimes=2000, gc_every=100)
+    forced = recommend(asked_for, limit="1GiB", draws=1)
+    assert forced.with_more is None
+    assert "more memory would not change that" in forced.why
+    idle = recommend(steady(200), limit="1GiB", draws=1)
+    assert "next to nothing left to save" in idle.why
+
+
+def test_faster_that_fits_comes_first(program: Program) -> None:
+    saving = recommend(program, limit="16MiB", max_gc_cpu=0.5, draws=3)
+    assert saving.faster is not None
+    assert saving.with_more is None
+    assert "memory, " not in saving.why
+
+
+@pytest.mark.parametrize("limit", ["12MiB", "16MiB", "1GiB"])
+def test_progress_of_a_search_goes_on(program: Program, limit: str) -> None:
+    """The last step is what more memory would bring, needed or not."""
+    told: list[tuple[int, int]] = []
+    recommend(program, limit=limit, candidates=[50, 100], draws=1, progress=lambda *n: told.append(n))
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
 def test_what_does_not_fit(program: Program) -> None:

@@ -3,7 +3,7 @@
 from pymem.accuracy.compare import FIGURES, Accuracy, Comparison, Rung, Summary, accuracy, summarise
 from pymem.accuracy.ladder import parse_limit
 from pymem.accuracy.measure import Measured, Measurement, measure, measurement
-from pymem.accuracy.subject import Subject, prepare
+from pymem.record.subject import Subject, prepare
 
 __all__ = [
     "FIGURES",

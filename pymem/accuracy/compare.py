@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pymem._arguments import whole
 from pymem.accuracy.ladder import ladder, live_heap, parse_limit
 from pymem.accuracy.measure import Measured, Measurement, measure, measurement
-from pymem.accuracy.running import run_program
-from pymem.accuracy.subject import Subject, prepare
+from pymem.accuracy.settings import measured_env, traced
 from pymem.errors import ConfigError, RecordingError
 from pymem.program import read_program
+from pymem.record.running import run_program
+from pymem.record.subject import Subject, prepare
 from pymem.units import parse_gogc
 from pymem.whatif.row import Estimate, Row
 from pymem.whatif.sweep import sweep
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from pymem.accuracy.running import Ran
     from pymem.gc.costs import Costs
     from pymem.program import Program
+    from pymem.record.running import Ran
     from pymem.whatif.scenario import Scenario
 
 __all__ = [
@@ -281,10 +282,10 @@ def accuracy(
 
 def record(subject: Subject, trace: Path, *, gogc: int, gomaxprocs: int | None) -> None:
     """Record a program, once. Raises RecordingError."""
-    traced = subject.traced(trace, gogc=gogc, gomaxprocs=gomaxprocs)
-    ran = run_program(traced.words, env=traced.env, cwd=subject.cwd)
+    command = traced(subject, trace, gogc=gogc, gomaxprocs=gomaxprocs)
+    ran = run_program(command.words, env=command.env, cwd=command.cwd)
     _succeeded(subject, ran, "while it was recorded")
-    traced.verify()
+    command.verify()
 
 
 def predict_ladder(
@@ -312,7 +313,7 @@ def rerun_ladder(
     found: dict[Scenario, list[Measurement]] = {scenario: [] for scenario in rungs}
     for _ in range(reruns):
         for scenario, runs in found.items():
-            ran = run_program(subject.words, env=subject.measured_env(scenario), cwd=subject.cwd)
+            ran = run_program(subject.words, env=measured_env(scenario), cwd=subject.cwd)
             _succeeded(subject, ran, f"under {scenario}")
             runs.append(measurement(ran, gogc=scenario.gogc))
             tell(1)

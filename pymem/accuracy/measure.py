@@ -27,7 +27,7 @@ from pymem.stats.gctrace import GCTraceLine, parse_gctrace
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pymem.accuracy.running import Line, Ran
+    from pymem.record.running import Line, Ran
 
 __all__ = ["DEBUG", "Measured", "Measurement", "measure", "measurement"]
 

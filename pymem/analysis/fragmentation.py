@@ -14,7 +14,7 @@ from types: a slot holds as many whole values of its object's type as fit, and t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,26 +54,23 @@ other: work buffers and what else the runtime has of its own."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClassLoss:
+class ClassLoss(ClassUse):
     """What one size class has lost. Bytes."""
 
-    size: int
-    """Of a slot; 0: large objects."""
-    noscan: bool
-    spans: int
-    slots: int
-    used: int
-    """Slots with an object that lives, or is not yet swept."""
-    bytes_in_spans: int
-    utilisation: float
-    """Used slots, in bytes, of all that the spans hold: 0 to 1."""
     slot_waste: int | None
     """Lost inside used slots; None: sizes are not known. Of a trace a lower bound."""
     dead_bytes: int
     """In slots of objects that have died, but are not swept."""
-    partial_bytes: int
-    """In free slots of spans that have used ones, or wait in a cache."""
-    tail_bytes: int
+
+    @property
+    def utilisation(self) -> float:
+        """Used slots, in bytes, of all that the spans hold: 0 to 1."""
+        return self.bytes_used / self.bytes_in_spans if self.bytes_in_spans else 0.0
+
+    @property
+    def partial_bytes(self) -> int:
+        """In free slots of spans that have used ones, or wait in a cache."""
+        return self.bytes_in_spans - self.bytes_used - self.tail_bytes
 
     @property
     def lost(self) -> int:
@@ -179,19 +176,7 @@ def _loss(use: ClassUse, asked: int | None, slots: int | None) -> ClassLoss:
     if asked is not None and slots is not None:
         dead = 0 if use.size == 16 and use.noscan else max(use.bytes_used - slots, 0)
         waste = max(use.bytes_used - dead - asked, 0)
-    return ClassLoss(
-        size=use.size,
-        noscan=use.noscan,
-        spans=use.spans,
-        slots=use.slots,
-        used=use.used,
-        bytes_in_spans=use.bytes_in_spans,
-        utilisation=use.bytes_used / use.bytes_in_spans if use.bytes_in_spans else 0.0,
-        slot_waste=waste,
-        dead_bytes=dead,
-        partial_bytes=use.bytes_in_spans - use.bytes_used - use.tail_bytes,
-        tail_bytes=use.tail_bytes,
-    )
+    return ClassLoss(**asdict(use), slot_waste=waste, dead_bytes=dead)
 
 
 # ---- over time ----

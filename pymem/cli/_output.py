@@ -12,23 +12,30 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from pymem.errors import PymemError
+from pymem.errors import ConfigError, PymemError
+from pymem.units import NO_LIMIT, format_gogc, go_bytes
+
+if TYPE_CHECKING:
+    from pymem.replay import ClassUse
 
 __all__ = [
     "File",
     "Json",
     "Progress",
+    "class_cells",
     "count",
+    "first_of",
     "note",
     "percent",
     "print_facts",
     "print_json",
     "print_table",
     "progress",
+    "settings_text",
     "suggest",
 ]
 
@@ -43,6 +50,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, wi
 
 Progress = Callable[[int, int], None]
 """Told how much is done, and of how much."""
+
+
+class Settings(Protocol):
+    """What a run went by: percent, -1 for off; bytes; Ps."""
+
+    @property
+    def gogc(self) -> int: ...
+    @property
+    def memory_limit(self) -> int: ...
+    @property
+    def gomaxprocs(self) -> int: ...
 
 
 # ---- numbers for people ----
@@ -74,6 +92,22 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return value.item()
+
+
+def first_of(title: str, shown: int, n: int) -> str:
+    """Return the title of a table that shows so many of n rows at most."""
+    return f"{title} (the first {shown} of {count(n)})" if n > shown else title
+
+
+def settings_text(of: Settings) -> str:
+    """Write settings as a shell would set them."""
+    limit = "off" if of.memory_limit >= NO_LIMIT else go_bytes(of.memory_limit)
+    return f"GOGC={format_gogc(of.gogc)} GOMEMLIMIT={limit} GOMAXPROCS={of.gomaxprocs}"
+
+
+def class_cells(use: ClassUse) -> list[str]:
+    """Name a size class in the first two cells of a row."""
+    return [f"{count(use.size)} B" if use.size else "large", "no" if use.noscan else "yes"]
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
@@ -108,7 +142,13 @@ def _draw_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.text import Text
 
     table = Table(
-        title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+        title=Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for i, name in enumerate(columns):
         table.add_column(name, justify="left" if i < left else "right", overflow="fold")
@@ -136,11 +176,13 @@ def suggest(*commands: Sequence[str]) -> None:
 def progress(verb: str, what: str, *, quiet: bool) -> Iterator[Progress | None]:
     """Show a bar on stderr while the block runs, and give it what moves the bar; None where nobody would see it.
 
-    Errors that leave the block name what was worked on.
+    Errors that leave the block name what was worked on, but for those of options, which have nothing to do with it.
     """
     try:
         with _bar(f"{verb} {what}", quiet=quiet) as tell:
             yield tell
+    except ConfigError:
+        raise
     except (PymemError, MemoryError) as error:
         if what in str(error):
             raise

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pymem.cli._options import with_commas
 from pymem.cli._output import count, note, print_facts, print_json, print_table, progress, suggest
-from pymem.errors import ConfigError
-from pymem.units import format_bytes
+from pymem.units import format_bytes, format_gogc
 
 if TYPE_CHECKING:
     from pymem.accuracy import Accuracy, Comparison, Rung, Summary
@@ -52,7 +52,7 @@ def check_reruns(command: list[str], options: dict[str, Any], *, as_json: bool) 
 
     for name in ("gogc", "memory_limit"):
         if name in options:
-            options[name] = _list(name, options[name])
+            options[name] = with_commas(f"--{name.replace('_', '-')}", options[name])
     with progress("rerunning", shlex.join(command[:3]), quiet=as_json) as tell:
         result = accuracy(command, **options, progress=tell)
     if as_json:
@@ -62,21 +62,12 @@ def check_reruns(command: list[str], options: dict[str, Any], *, as_json: bool) 
     return 0
 
 
-def _list(name: str, text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
-        raise ConfigError(
-            f"--{name.replace('_', '-')} {text!r}: give values with commas between, such as 50,100"
-        )
-    return words
-
-
 def _report(result: Accuracy) -> None:
     rungs = result.rungs
     print_facts(
         [
             ("Program", shlex.join(result.command)),
-            ("Recorded", f"at GOGC={_gogc(result.record_gogc)}"),
+            ("Recorded", f"at GOGC={format_gogc(result.record_gogc)}"),
             ("Live heap", format_bytes(result.live_heap)),
             ("Real runs", f"{count(len(rungs[0].runs))} a setting, GOMAXPROCS={rungs[0].row.gomaxprocs}"),
         ]
@@ -109,13 +100,9 @@ def _report(result: Accuracy) -> None:
         suggest(["whatif", result.recording])
 
 
-def _gogc(percent: int) -> str:
-    return "off" if percent < 0 else str(percent)
-
-
 def _settings(rung: Rung) -> list[str]:
     asked = f"{rung.asked} = " if rung.asked else ""
-    return [_gogc(rung.scenario.gogc), f"{asked}{rung.scenario.limit_text}"]
+    return [format_gogc(rung.scenario.gogc), f"{asked}{rung.scenario.limit_text}"]
 
 
 def _compared(c: Comparison) -> list[str]:

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pymem.cli._output import File, Json, note, print_facts, print_json, progress, suggest
+from pymem.cli._output import (
+    File,
+    Json,
+    note,
+    print_facts,
+    print_json,
+    progress,
+    settings_text,
+    suggest,
+)
 from pymem.units import format_bytes
 
 if TYPE_CHECKING:
@@ -84,15 +93,11 @@ def _about_spans(result: Diagnosis) -> bool:
 
 
 def _print(file: str, result: Diagnosis) -> None:
-    limit = "off" if result.memory_limit >= 1 << 62 else format_bytes(result.memory_limit)
     told = result.figures
     print_facts(
         [
             ("Examined", file),
-            (
-                "Under",
-                f"GOGC={'off' if result.gogc < 0 else result.gogc} GOMEMLIMIT={limit} GOMAXPROCS={result.gomaxprocs}",
-            ),
+            ("Under", settings_text(result)),
             ("Live at most", format_bytes(told["peak_live"])),
             ("Peak footprint", format_bytes(round(told["peak_footprint"]))),
             ("GC", f"{told['num_gc']:,} cycles, {100 * told['gc_cpu']:.1f} % of the CPU"),

@@ -95,7 +95,7 @@ def export(
             job.write(text, tell)
         sys.stdout.write(text.getvalue().decode())
         return
-    from pymem.export._write import written
+    from pymem._files import written
 
     with written(output) as out, progress("exporting", file, quiet=as_json) as tell:
         job.write(out, tell)

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pymem.cli._output import File, Json, count, note, print_facts, print_json, print_table, progress, suggest
+from pymem.cli._output import (
+    File,
+    Json,
+    class_cells,
+    count,
+    first_of,
+    note,
+    print_facts,
+    print_json,
+    print_table,
+    progress,
+    suggest,
+)
 from pymem.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -133,9 +145,8 @@ def _print_moment(file: str, result: Fragmentation) -> None:
     )
     print(f"\n{peak.advice()}")
     classes = sorted((c for c in peak.classes if c.spans), key=lambda c: -c.lost)
-    more = f" (the first {_TOP} of {len(classes)})" if len(classes) > _TOP else ""
     print_table(
-        f"Size classes by bytes lost{more}",
+        first_of("Size classes by bytes lost", _TOP, len(classes)),
         [
             "class",
             "pointers",
@@ -150,8 +161,7 @@ def _print_moment(file: str, result: Fragmentation) -> None:
         ],
         [
             [
-                f"{count(c.size)} B" if c.size else "large",
-                "no" if c.noscan else "yes",
+                *class_cells(c),
                 count(c.spans),
                 f"{100 * c.utilisation:.1f} %",
                 format_bytes(c.bytes_in_spans),

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pymem.cli._output import File, Json, count, note, print_facts, print_json, print_table, progress, suggest
+from pymem.cli._output import (
+    File,
+    Json,
+    count,
+    first_of,
+    note,
+    print_facts,
+    print_json,
+    print_table,
+    progress,
+    suggest,
+)
 from pymem.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -203,7 +214,7 @@ def _report(facts: dict[str, Any]) -> None:
     print_facts(lines)
     types = facts.get("types", [])
     print_table(
-        f"Types by bytes{f' (the first {_TOP} of {count(len(types))})' if len(types) > _TOP else ''}",
+        first_of("Types by bytes", _TOP, len(types)),
         ["type", "objects", "bytes"],
         [[t["name"] or "(unknown)", count(t["objects"]), format_bytes(t["bytes"])] for t in types[:_TOP]],
     )

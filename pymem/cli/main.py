@@ -87,6 +87,7 @@ def _example(*lines: str) -> str:
 app.command(
     epilog=_example(
         "pymem record -o json.trace -- go test -bench . encoding/json",
+        "pymem record --gogc 20 --calibrate -o app.trace -- go test -bench . -benchtime 100x",
         "pymem record --gogc 20 -o types.trace -- go tool compile -o /dev/null types.go",
         "pymem record -o app.trace -- ./app        # the program traces into $PYMEM_TRACE",
         "pymem record --exact ./cmd/app -o app.log --gomaxprocs 1 -- -n 1000",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pymem.cli._output import Json, count, note, print_json, suggest
-from pymem.errors import PymemError
+from pymem.errors import ConfigError, PymemError
 from pymem.units import format_bytes, format_duration, parse_gogc
+
+if TYPE_CHECKING:
+    from pymem.record.tracing import TracedCommand
 
 __all__ = ["record"]
 
+_STDIN = 0
 _STDERR = 2  # with --json, stdout is for the answer: what the program prints goes here
 
 _Command = Annotated[
@@ -42,6 +47,14 @@ _Gomaxprocs = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, max=254, help="GOMAXPROCS of the program. [default: as it is]"),
 ]
+_Calibrate = Annotated[
+    bool,
+    typer.Option(
+        "--calibrate",
+        help="Run it once more, untraced and with the environment's own GOGC, and keep its lines of gctrace beside"
+        " the trace, in FILE with .gctrace for .trace.",
+    ),
+]
 
 
 def record(
@@ -51,6 +64,7 @@ def record(
     gogc: _Gogc = None,
     exact: _Exact = None,
     gomaxprocs: _Gomaxprocs = None,
+    calibrate: _Calibrate = False,
     as_json: Json = False,
 ) -> int:
     """Record a Go program.
@@ -62,9 +76,15 @@ def record(
     """
     env = _environment(gogc, gomaxprocs)
     stdout = _STDERR if as_json else None
-    if exact is None:
-        return _record_trace(command or [], output, env, stdout)
-    return _record_exact(exact, command or [], output, env, stdout)
+    if exact is not None and calibrate:
+        raise ConfigError(
+            "--calibrate makes a log for an execution trace, and --exact records none: leave out one of the two"
+        )
+    if exact is not None:
+        return _record_exact(exact, command or [], output, env, stdout)
+    if calibrate:
+        return _record_twice(command or [], output, env, stdout)
+    return _record_trace(command or [], output, env, stdout)
 
 
 def _environment(gogc: str | None, gomaxprocs: int | None) -> dict[str, str]:
@@ -78,22 +98,66 @@ def _environment(gogc: str | None, gomaxprocs: int | None) -> dict[str, str]:
 
 
 def _record_trace(command: list[str], output: str | None, env: dict[str, str], stdout: int | None) -> int:
-    from pymem.record.tracing import VARIABLE, shown, trace_command
+    from pymem.record.tracing import trace_command
+
+    facts = _run_traced(trace_command(command, output=output, env=env), stdout)
+    return _report(facts, as_json=stdout is not None)
+
+
+def _record_twice(command: list[str], output: str | None, env: dict[str, str], stdout: int | None) -> int:
+    """Record the command, and run the very same thing untraced."""
+    from pymem.record.calibrate import check_log, log_beside, run_calibration
+    from pymem.record.subject import prepare
+    from pymem.record.tracing import default_trace, shown
+
+    folder = tempfile.mkdtemp(prefix="pymem-record-")
+    try:
+        subject = prepare(command, folder=Path(folder))
+        trace = Path(output or default_trace(command)).absolute()
+        log = log_beside(trace)
+        check_log(log)
+        beginning = _stdin_position()
+        facts = _run_traced(subject.traced(trace, env), stdout)
+        if facts["exit_status"]:
+            return _report({**facts, "calibration": None}, as_json=stdout is not None)
+        note(f"{shlex.quote(facts['file'])} is recorded; now the same once more, untraced")
+        if beginning is not None:
+            os.lseek(_STDIN, beginning, os.SEEK_SET)
+        procs = {name: value for name, value in env.items() if name == "GOMAXPROCS"}
+        cycles = run_calibration(subject, log, env=procs, stdout=stdout)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    calibration = {"file": shown(log), "cycles": cycles}
+    return _report({**facts, "calibration": calibration}, as_json=stdout is not None)
+
+
+def _stdin_position() -> int | None:
+    """Return where a file that the program reads from is at, to give it once more; None for what cannot go back."""
+    try:
+        return os.lseek(_STDIN, 0, os.SEEK_CUR)
+    except OSError:
+        return None
+
+
+def _run_traced(traced: TracedCommand, stdout: int | None) -> dict[str, Any]:
+    """Run a command and return what is to be told of its trace; without one, this ends pymem."""
+    from pymem.record.tracing import VARIABLE, shown
     from pymem.trace import EventKind
 
-    traced = trace_command(command, output=output, env=env)
     for text in traced.notes:
         note(text)
-    path = shown(traced.trace)
     if not traced.writes_trace:
         note(f"the program has to trace by itself, into {VARIABLE}={traced.trace}")
     status = traced.run(stdout=stdout)
     try:
         info = traced.verify()
     except PymemError as error:
-        return _failed(error, status)
-    facts = {
-        "file": path,
+        if status == 0:
+            raise
+        note(f"{error} (the command ended with status {status})")
+        raise typer.Exit(status) from None
+    return {
+        "file": shown(traced.trace),
         "tier": "trace",
         "command": list(traced.words),
         "exit_status": status,
@@ -104,8 +168,6 @@ def _record_trace(command: list[str], output: str | None, env: dict[str, str], s
         "duration_ns": info.duration_ns,
         "incomplete": info.incomplete,
     }
-    _report(facts, as_json=stdout is not None)
-    return status
 
 
 def _record_exact(
@@ -133,29 +195,32 @@ def _record_exact(
         "events": recorded.records,
         "incomplete": recorded.truncated,
     }
-    _report(facts, as_json=stdout is not None)
-    return recorded.exit_status
+    return _report(facts, as_json=stdout is not None)
 
 
-def _failed(error: PymemError, status: int) -> int:
-    """Report a recording that is no use, and pass on the status of a command that failed itself."""
-    if status == 0:
-        raise error
-    note(f"{error} (the command ended with status {status})")
-    return status
-
-
-def _report(facts: dict[str, Any], *, as_json: bool) -> None:
+def _report(facts: dict[str, Any], *, as_json: bool) -> int:
+    """Tell of a recording, and return the exit status of what was recorded."""
+    status = int(facts["exit_status"])
     if as_json:
         print_json(facts)
-        return
+        return status
+    file, calibration = facts["file"], facts.get("calibration")
     what = [format_bytes(facts["bytes"]), f"{count(facts['events'])} events"]
     if "objects" in facts:
         what += [f"{count(facts['objects'])} objects", f"{count(facts['cycles'])} GC cycles"]
         what += [format_duration(facts["duration_ns"])]
-    note(f"{shlex.quote(facts['file'])}: {', '.join(what)}")
+    note(f"{shlex.quote(file)}: {', '.join(what)}")
     if facts["incomplete"]:
         note("the recording is incomplete: the program was killed, or its log was full")
-    if facts["exit_status"]:
-        note(f"the command ended with status {facts['exit_status']}")
-    suggest(["info", facts["file"]], ["replay", facts["file"]])
+    if status:
+        note(
+            f"the command ended with status {status}"
+            + (", and is not run again" if "calibration" in facts else "")
+        )
+    if calibration:
+        log = calibration["file"]
+        note(f"{shlex.quote(log)}: {count(calibration['cycles'])} GC cycles of the untraced run")
+        suggest(["whatif", file, "--calibrate", log])
+    else:
+        suggest(["info", file], ["whatif", file])
+    return status

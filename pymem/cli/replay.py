@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pymem.cli._output import File, Json, count, print_facts, print_json, print_table, progress, suggest
+from pymem.cli._options import CostsFile, load_costs
+from pymem.cli._output import (
+    File,
+    Json,
+    class_cells,
+    count,
+    first_of,
+    print_facts,
+    print_json,
+    print_table,
+    progress,
+    suggest,
+)
 from pymem.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -36,14 +48,6 @@ TimeScale = Annotated[
         "--time-scale",
         help="The program's time, in units of the recorded time: recording slows it down.",
         min=0.001,
-    ),
-]
-CostsFile = Annotated[
-    str | None,
-    typer.Option(
-        "--costs",
-        help="JSON file of what collecting costs (Costs.save); the defaults are real Go's, of one machine.",
-        metavar="FILE",
     ),
 ]
 GCTrace = Annotated[bool, typer.Option("--gctrace", help="Print Go's gctrace line for each cycle.")]
@@ -96,12 +100,12 @@ def replay(
 
 
 def _rerun(file: str, *, gctrace: bool, as_json: bool, costs: str | None, **settings: Any) -> None:
-    from pymem.gc.costs import Costs
     from pymem.rerun import rerun
     from pymem.workload.sources import open_stream
 
+    paid = load_costs(costs)
     with progress("replaying", file, quiet=as_json) as tell:
-        run = rerun(open_stream(file), costs=Costs.load(costs) if costs else None, progress=tell, **settings)
+        run = rerun(open_stream(file), costs=paid, progress=tell, **settings)
     if as_json:
         print_json({"file": file, **rerun_facts(run)})
         return
@@ -253,9 +257,8 @@ def _size(n: int) -> str:
 
 
 def _print_types(run: Run) -> None:
-    more = f" (the first {_TOP} of {count(len(run.heap_by_type))})" if len(run.heap_by_type) > _TOP else ""
     print_table(
-        f"Heap by type{more}",
+        first_of("Heap by type", _TOP, len(run.heap_by_type)),
         ["type", "objects", "bytes"],
         [[t.name or "(unknown)", count(t.objects), format_bytes(t.bytes)] for t in run.heap_by_type[:_TOP]],
     )
@@ -267,8 +270,7 @@ def _print_classes(run: Run) -> None:
         ["class", "pointers", "spans", "slots", "used", "in spans", "in use", "share", "tails"],
         [
             [
-                f"{count(c.size)} B" if c.size else "large",
-                "no" if c.noscan else "yes",
+                *class_cells(c),
                 count(c.spans),
                 count(c.slots),
                 count(c.used),

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pymem.cli._options import CostsFile, load_costs
 from pymem.cli._output import File, Json, count, print_json, progress, suggest
-from pymem.cli.replay import CostsFile, Gogc, Limit, Procs
+from pymem.cli.replay import Gogc, Limit, Procs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,6 @@ def report(
     """
     from pymem._extras import need
     from pymem._files import check_regular
-    from pymem.gc.costs import Costs
     from pymem.program import read_program
     from pymem.report import draw_pngs, gather, load_rows, render, save_report
     from pymem.report.pictures import pictures
@@ -69,7 +69,7 @@ def report(
     if png is not None:
         need("matplotlib", "report")
     check_regular(output, "choose another file to write")
-    paid = Costs.load(costs) if costs else None
+    paid = load_costs(costs)
     settings: dict[str, Any] = {
         "gogc": "100" if gogc is None else gogc,
         "memory_limit": memory_limit,

@@ -8,13 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pymem.analysis.patterns import UNKNOWN_NAME
-from pymem.cli._output import File, Json, count, note, print_facts, print_json, print_table, progress, suggest
+from pymem.cli._output import (
+    File,
+    Json,
+    count,
+    first_of,
+    note,
+    print_facts,
+    print_json,
+    print_table,
+    progress,
+    settings_text,
+    suggest,
+)
 from pymem.errors import ConfigError
 from pymem.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from pymem.analysis.census import Census, TypeLife
     from pymem.analysis.comparison import Comparison, Spread
+    from pymem.analysis.quantiles import Quantiles
 
 __all__ = ["types"]
 
@@ -129,11 +142,15 @@ def _type_facts(result: Census, t: TypeLife) -> dict[str, Any]:
         "last_bytes": t.last_bytes,
         "died_young": _known(t.died_young),
         "died_young_bytes": _known(t.died_young_bytes),
-        "lifetime_bytes": {name: _known(v) for name, v in t.lifetime_bytes._asdict().items()},
-        "lifetime_cycles": {name: _known(v) for name, v in t.lifetime_cycles._asdict().items()},
+        "lifetime_bytes": _known_of(t.lifetime_bytes),
+        "lifetime_cycles": _known_of(t.lifetime_cycles),
         "live_bytes": t.live_bytes.tolist(),
         "live_objects": t.live_objects.tolist(),
     }
+
+
+def _known_of(quantiles: Quantiles) -> dict[str, float | None]:
+    return {name: _known(value) for name, value in quantiles._asdict().items()}
 
 
 def _known(value: float) -> float | None:
@@ -156,9 +173,8 @@ def _print_census(file: str, result: Census) -> None:
             ("GC cycles", count(result.cycles)),
         ]
     )
-    more = f" (the first {_TOP} of {count(len(result.types))})" if len(result.types) > _TOP else ""
     print_table(
-        f"Types by bytes allocated{more}",
+        first_of("Types by bytes allocated", _TOP, len(result.types)),
         [
             "type",
             "objects",
@@ -259,8 +275,6 @@ _FIGURES = (
 
 
 def _print_comparison(file: str, changes: Any, result: Comparison) -> None:
-    limit = "off" if result.memory_limit >= 1 << 62 else format_bytes(result.memory_limit)
-    gogc = "off" if result.gogc < 0 else result.gogc
     said = [f"pool on {name}" for name in changes.pool] + [
         f"{name} without pointers" for name in changes.noscan
     ]
@@ -269,7 +283,7 @@ def _print_comparison(file: str, changes: Any, result: Comparison) -> None:
         [
             ("File", file),
             ("Change", ", ".join(said)),
-            ("Under", f"GOGC={gogc} GOMEMLIMIT={limit} GOMAXPROCS={result.gomaxprocs}"),
+            ("Under", settings_text(result)),
         ]
     )
     rows = []

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pymem.cli._cluster import cluster as on_cluster
+from pymem.cli._options import CostsFile, load_costs, with_commas
 from pymem.cli._output import File, Json, count, note, print_facts, print_json, print_table, progress, suggest
 from pymem.errors import ConfigError
-from pymem.units import NO_LIMIT, format_bytes, format_duration, parse_byte_count
+from pymem.units import NO_LIMIT, format_bytes, format_gogc, go_bytes, parse_byte_count
 
 if TYPE_CHECKING:
-    from pymem.whatif import Estimate, Row
+    from pymem.whatif import Estimate, Recommendation, Row
 
 __all__ = ["recommend", "whatif"]
 
+_WIDTH = 100
+"""Columns of text; tables have no more either."""
 _HOURS = {"s": 1 / 3600, "min": 1 / 60, "h": 1.0, "d": 24.0}
 
 Gogcs = Annotated[
@@ -31,10 +35,6 @@ Draws = Annotated[
     int, typer.Option("--draws", help="Runs a row: intervals come from their scatter.", min=1, max=1000)
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Which draws; the same seed gives the same answer.", min=0)]
-CostsFile = Annotated[
-    str | None,
-    typer.Option("--costs", help="JSON file of what collecting costs (Costs.save).", metavar="FILE"),
-]
 Results = Annotated[
     str | None,
     typer.Option("--results", help="Keep rows in this file; go on from what it has.", metavar="FILE"),
@@ -66,14 +66,17 @@ def whatif(
 
     Peak heap is the largest heapLive at the end of marking (gctrace's middle figure); footprint is the largest
     Sys - HeapReleased, which GOMEMLIMIT and the OOM killer see. What is in brackets should hold the median of real runs
-    nine times in ten. A star marks the rows that no other beats in both footprint and GC CPU.
+    nine times in ten. A star marks the rows that no other beats in both footprint and GC CPU. Pauses are quantiles of
+    the recorded ones: settings change how many there are, and with that the longest to be expected, but not their
+    median, nor the 99th percentile of 50 cycles or more.
     """
     from pymem.whatif import grid, sweep
 
     rate = _rate(leak) if leak is not None else None
+    paid = load_costs(costs)
     scenarios = grid(
-        gogc=_list("--gogc", gogc),
-        memory_limit=_list("--memory-limit", memory_limit),
+        gogc=with_commas("--gogc", gogc),
+        memory_limit=with_commas("--memory-limit", memory_limit),
         gomaxprocs=_procs(gomaxprocs),
     )
     with progress("predicting", file, quiet=as_json) as tell, on_cluster(cluster) as executor:
@@ -82,7 +85,7 @@ def whatif(
             scenarios,
             draws=draws,
             seed=seed,
-            costs=_costs(costs),
+            costs=paid,
             executor=executor,
             results=results,
             progress=tell,
@@ -115,27 +118,25 @@ def recommend(
     from pymem.whatif import recommend as search
 
     share = _share("--max-gc-cpu", max_gc_cpu) if max_gc_cpu is not None else None
+    free, paid = _share("--headroom", headroom), load_costs(costs)
     with progress("searching", file, quiet=as_json) as tell, on_cluster(cluster) as executor:
         answer = search(
             file,
             limit=limit,
             max_gc_cpu=share,
-            headroom=_share("--headroom", headroom),
+            headroom=free,
             draws=draws,
             seed=seed,
-            costs=_costs(costs),
+            costs=paid,
             executor=executor,
             progress=tell,
         )
-    rows = [("thriftier", answer.thriftier), ("to use", answer.choice), ("faster", answer.faster)]
     if as_json:
-        named = {name.replace("to use", "choice"): row.facts() if row else None for name, row in rows}
-        print_json({"file": file, "line": answer.line, "why": answer.why, **named})
-    elif answer.choice is None:
-        print(answer.why)
+        names = ("choice", "thriftier", "faster", "with_more")
+        rows = {name: row and row.facts() for name in names for row in [getattr(answer, name)]}
+        print_json({"file": file, "line": answer.line, "why": answer.why, **rows, "more": answer.more})
     else:
-        print(f"{answer.line}\n\n{answer.why}")
-        _print_choice([(name, row) for name, row in rows if row])
+        _print_answer(file, answer)
     if answer.choice is None:
         raise typer.Exit(1)
 
@@ -143,17 +144,10 @@ def recommend(
 # ---- what was asked ----
 
 
-def _list(option: str, text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
-        raise ConfigError(f"{option} {text!r}: give values with commas between, such as 50,100,200")
-    return words
-
-
 def _procs(text: str | None) -> list[int | None]:
     if text is None:
         return [None]
-    words = _list("--gomaxprocs", text)
+    words = with_commas("--gomaxprocs", text)
     if not all(word.isdecimal() and len(word) < 9 for word in words):
         raise ConfigError(f"--gomaxprocs {text!r}: give numbers of processors, such as 2,4")
     return [int(word) for word in words]
@@ -178,12 +172,6 @@ def _rate(text: str) -> float:
     return n / _HOURS[unit.strip()]
 
 
-def _costs(path: str | None) -> Any:
-    from pymem.gc.costs import Costs
-
-    return Costs.load(path) if path else None
-
-
 # ---- what is answered ----
 
 
@@ -199,8 +187,17 @@ def _facts(row: Row, rate: float | None) -> dict[str, Any]:
 
 
 def _settings(row: Row) -> list[str]:
-    limit = "off" if row.memory_limit >= NO_LIMIT else format_bytes(row.memory_limit)
-    return ["off" if row.gogc < 0 else str(row.gogc), limit, str(row.gomaxprocs)]
+    limit = "off" if row.memory_limit >= NO_LIMIT else go_bytes(row.memory_limit)
+    return [format_gogc(row.gogc), limit, str(row.gomaxprocs)]
+
+
+def _figures(row: Row) -> list[str]:
+    return [_number(row.num_gc), _amount(row.peak_heap), _amount(row.peak_footprint), _percent(row.gc_cpu)]
+
+
+_SETTINGS = ("GOGC", "limit", "Ps")
+_FIGURES = ("GCs", "peak heap", "footprint", "GC CPU")
+_LENGTHS = ("p50", "p99", "longest")
 
 
 def _print_rows(file: str, rows: tuple[Row, ...], rate: float | None) -> None:
@@ -208,33 +205,20 @@ def _print_rows(file: str, rows: tuple[Row, ...], rate: float | None) -> None:
 
     print_facts([("recording", f"{file}, tier {rows[0].tier}"), ("rows", count(len(rows)))])
     print_table(
-        "Predicted",
-        ["GOGC", "limit", "Ps", "", "GCs", "peak heap", "footprint", "mean heap", "GC CPU", "assists"],
-        [
-            [
-                *_settings(r),
-                "*" if r.pareto else "",
-                _number(r.num_gc),
-                _amount(r.peak_heap),
-                _amount(r.peak_footprint),
-                format_bytes(int(r.mean_heap.value)),
-                _percent(r.gc_cpu),
-                format_duration(int(r.assist_ns.value)),
-            ]
-            for r in rows
-        ],
+        "Predicted (in brackets: what should hold the median of real runs nine times in ten)",
+        [*_SETTINGS, "", *_FIGURES],
+        [[*_settings(r), "*" if r.pareto else "", *_figures(r)] for r in rows],
         left=4,
     )
+    pauses = "quantiles of the recorded ones" if rows[0].tier == "trace" else "by Costs"
     print_table(
-        "Pauses, and what a limit does",
-        ["GOGC", "limit", "Ps", "median", "99 %", "longest", "marked", "goal acts as GOGC", "limited"],
+        f"Besides: means and sums; pauses, {pauses}; what a limit does",
+        [*_SETTINGS, "mean heap", "marked", "assists", *_LENGTHS, "as GOGC", "limited"],
         [
             [
                 *_settings(r),
-                format_duration(int(r.pause_ns.value)),
-                format_duration(int(r.pause_p99_ns.value)),
-                format_duration(int(r.pause_max_ns.value)),
-                format_bytes(int(r.marked_bytes.value)),
+                *map(format_bytes, (int(r.mean_heap.value), int(r.marked_bytes.value))),
+                *map(_time, (r.assist_ns, r.pause_ns, r.pause_p99_ns, r.pause_max_ns)),
                 f"{r.effective_gogc.value:.0f}",
                 f"{r.limited.value:.0%}",
             ]
@@ -257,29 +241,29 @@ def _print_leak(rows: tuple[Row, ...], rate: float) -> None:
         note("a leak has no end without a limit: add --memory-limit")
     print_table(
         "With the leak, hours until",
-        ["GOGC", "limit", "Ps", "GC all the time", "limit passed"],
+        [*_SETTINGS, "GC all the time", "limit passed"],
         [[*_settings(r), f"{f.spiral:.3g}", f"{f.passed:.3g}"] for r, f in told],
         left=3,
     )
 
 
-def _print_choice(rows: list[tuple[str, Row]]) -> None:
+def _print_answer(file: str, answer: Recommendation) -> None:
+    why = textwrap.fill(answer.why, _WIDTH)
+    if answer.choice is None:
+        print(why)
+        suggest(["types", file])
+        return
+    print(f"{answer.line}\n\n{why}")
+    rows = [("thriftier", answer.thriftier), ("to use", answer.choice), ("faster", answer.faster)]
+    if answer.more is not None:
+        rows.append((f"in {go_bytes(answer.more)}", answer.with_more))
     print_table(
         "Beside it",
-        ["", "GOGC", "GOMEMLIMIT", "GCs", "peak heap", "footprint", "GC CPU"],
-        [
-            [
-                name,
-                *_settings(r)[:2],
-                _number(r.num_gc),
-                _amount(r.peak_heap),
-                _amount(r.peak_footprint),
-                _percent(r.gc_cpu),
-            ]
-            for name, r in rows
-        ],
-        left=3,
+        ["", "GOGC", *_FIGURES],
+        [[name, format_gogc(row.gogc), *_figures(row)] for name, row in rows if row],
+        left=2,
     )
+    suggest(["whatif", file, "--memory-limit", f"off,{go_bytes(answer.choice.memory_limit)}"])
 
 
 def _number(e: Estimate) -> str:
@@ -287,11 +271,29 @@ def _number(e: Estimate) -> str:
 
 
 def _amount(e: Estimate) -> str:
-    return f"{format_bytes(int(e.value))} ({format_bytes(int(e.low))}-{format_bytes(int(e.high))})"
+    """Write bytes and their interval to three digits, all in the unit of the middle."""
+    power = min(max(int(e.value).bit_length() - 1, 0) // 10, len(_UNITS) - 1)
+    middle, low, high = (_digits(x / 1024**power) for x in (e.value, e.low, e.high))
+    return f"{middle} {_UNITS[power]} ({low}-{high})"
+
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def _digits(x: float) -> str:
+    return f"{x:.{0 if x >= 99.95 else 1 if x >= 9.995 else 2}f}"
+
+
+def _time(e: Estimate) -> str:
+    """Write a time to three digits: no figure of these is known better."""
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if e.value >= size:
+            return f"{_digits(e.value / size)} {unit}"
+    return f"{e.value:.0f} ns"
 
 
 def _percent(e: Estimate) -> str:
-    return f"{e.value:.1%} ({e.low:.1%}-{e.high:.1%})"
+    return f"{e.value:.1%} ({100 * e.low:.1f}-{100 * e.high:.1f})"
 
 
 def _roomy(rows: tuple[Row, ...]) -> str:

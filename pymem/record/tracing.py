@@ -18,6 +18,7 @@ __all__ = [
     "VARIABLE",
     "TracedCommand",
     "check_writable",
+    "default_trace",
     "shown",
     "trace_command",
     "verify_trace",
@@ -45,10 +46,12 @@ class TracedCommand:
     """What a user should know of before it runs."""
     before: tuple[int, int] | None
     """Inode and time of change (ns) of a file that is there already, to be told from a new one."""
+    cwd: Path | None = None
+    """Where it runs; None: here."""
 
     def run(self, *, stdout: int | None = None) -> int:
         """Run the command and return its exit status as a shell would say it."""
-        return run(self.words, env=self.env, stdout=stdout)
+        return run(self.words, env=self.env, cwd=self.cwd, stdout=stdout)
 
     def verify(self) -> TraceInfo:
         """Return what the trace says about itself; RecordingError without one, or one without allocations."""
@@ -204,6 +207,12 @@ def _keep_no_binary(words: list[str], at: int, flag: str) -> list[str]:
     if flag != "trace" or _flag_value(_own_flags(words, at), ("o",)) is not None:
         return []
     return [f"-o={os.devnull}"]
+
+
+def default_trace(command: Sequence[str]) -> str:
+    """Return the name of a command's trace where none is given."""
+    words = list(command)
+    return _default_name(words, _trace_flag(words)[0])
 
 
 def _default_name(words: list[str], at: int) -> str:

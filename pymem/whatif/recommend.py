@@ -4,17 +4,21 @@ GOMEMLIMIT is always the container's limit less the headroom: a limit that does 
 does is what stands between a burst and the OOM killer. What is left to choose is GOGC. Every candidate is predicted;
 those that would pass the limit, or live by the limit alone, are out. Of the others it is the one that takes least
 processor time, or, where a share of processor time is given, the one that takes least memory within it.
+
+Where none that fits is faster than the one chosen, the next GOGC is predicted without the limit: what more memory would
+bring, and how much of it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pymem.errors import ConfigError
-from pymem.units import NO_LIMIT, format_bytes, parse_memory_limit
-from pymem.whatif.scenario import Scenario, go_bytes
-from pymem.whatif.sweep import sweep
+from pymem.units import NO_LIMIT, format_bytes, format_gogc, go_bytes, parse_memory_limit
+from pymem.whatif.scenario import Scenario
+from pymem.whatif.sweep import source_for, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +44,11 @@ class Recommendation:
     thriftier: Row | None
     """The next one that takes less memory; None: there is none that fits."""
     faster: Row | None
-    """The next one that takes less processor time."""
+    """The next one that takes less processor time; None: there is none that fits."""
+    with_more: Row | None
+    """Where none that fits is faster: what is, if the program may use `more` bytes. None: `why` says why not."""
+    more: int | None
+    """Bytes, in whole MiB, headroom included."""
     why: str
     """Three sentences."""
     rows: tuple[Row, ...]
@@ -79,6 +87,33 @@ def recommend(
     Raises ConfigError for limits and fractions that cannot be.
 
     """
+    total, room = _amounts(limit, max_gc_cpu, headroom)
+    source = source_for(source, options.get("costs"), options.get("executor"))  # read once
+    tell = options.pop("progress", None) or _nobody
+    steps = len(candidates) + 1  # with what more memory would bring
+    rows = sweep(
+        source,
+        [Scenario(gogc, room) for gogc in candidates],
+        progress=lambda done, _: tell(done, steps),
+        **options,
+    )
+    fit = _fitting(rows, total, room)
+    if not fit:
+        return Recommendation(None, None, None, None, None, _why_not(rows, total, room), rows)
+    choice = _best(fit, max_gc_cpu)
+    less = [r for r in fit if r.peak_footprint.value < 0.98 * choice.peak_footprint.value]
+    quick = [r for r in fit if r.gc_cpu.value < choice.gc_cpu.value - _AS_GOOD]
+    thriftier = max(less, key=lambda r: (r.peak_footprint.value, -r.gc_cpu.value), default=None)
+    faster = min(quick, key=lambda r: (r.peak_footprint.value, r.gc_cpu.value), default=None)
+    roomier = None if faster else _roomier(source, choice, candidates, options)
+    tell(steps, steps)
+    more, clause = (None, "") if faster else _more(choice, roomier, headroom)
+    why = _why(choice, fit, total, room, max_gc_cpu, clause=clause)
+    return Recommendation(choice, thriftier, faster, roomier if more else None, more, why, rows)
+
+
+def _amounts(limit: int | str, max_gc_cpu: float | None, headroom: float) -> tuple[int, int]:
+    """Return the limit, and what of it is for Go. Bytes."""
     total = parse_memory_limit(limit)
     if not 0 < total < NO_LIMIT:
         raise ConfigError(f"limit {limit!r}: give the memory that the program may use, such as 2GiB")
@@ -86,20 +121,44 @@ def recommend(
         raise ConfigError(f"headroom {headroom!r}: give a fraction from 0 to below 1, such as 0.1")
     if max_gc_cpu is not None and not 0 < max_gc_cpu <= 1:
         raise ConfigError(f"max_gc_cpu {max_gc_cpu!r}: give a fraction above 0, such as 0.05")
-    room = max(int(total * (1 - headroom)) >> 20 << 20, min(total, 1 << 20))
-    rows = sweep(source, [Scenario(gogc, room) for gogc in candidates], **options)
+    return total, max(int(total * (1 - headroom)) >> 20 << 20, min(total, 1 << 20))
+
+
+def _fitting(rows: Sequence[Row], total: int, room: int) -> list[Row]:
+    """Return the rows that fit; where the recording is long enough to tell of some, only these."""
     fit = [
         r for r in rows if not r.warning and r.peak_footprint.value <= room and r.peak_footprint.high <= total
     ]
-    fit = [r for r in fit if r.num_gc.value >= _TOLD] or fit
-    if not fit:
-        return Recommendation(None, None, None, _why_not(rows, total, room), rows)
-    choice = _best(fit, max_gc_cpu)
-    less = [r for r in fit if r.peak_footprint.value < 0.98 * choice.peak_footprint.value]
-    quick = [r for r in fit if r.gc_cpu.value < choice.gc_cpu.value - _AS_GOOD]
-    thriftier = max(less, key=lambda r: (r.peak_footprint.value, -r.gc_cpu.value), default=None)
-    faster = min(quick, key=lambda r: (r.peak_footprint.value, r.gc_cpu.value), default=None)
-    return Recommendation(choice, thriftier, faster, _why(choice, fit, total, room, max_gc_cpu), rows)
+    return [r for r in fit if r.num_gc.value >= _TOLD] or fit
+
+
+def _nobody(done: int, total: int) -> None:
+    pass
+
+
+def _roomier(source: Any, choice: Row, candidates: Sequence[int], options: dict[str, Any]) -> Row | None:
+    """Predict the next GOGC without the limit, or one that is off with twice as much; None: nothing would change."""
+    if choice.gc_cpu.value <= _AS_GOOD:
+        return None
+    next_up = min((g for g in candidates if 0 <= choice.gogc < g), default=-1)
+    limit = NO_LIMIT if next_up >= 0 else 2 * choice.memory_limit
+    return sweep(source, [Scenario(next_up, limit)], **options)[0]
+
+
+def _more(choice: Row, roomier: Row | None, headroom: float) -> tuple[int | None, str]:
+    """Return the bytes that would do for the roomier settings, if they are worth it, and what to say of them."""
+    if roomier is None:
+        return None, "and there is next to nothing left to save"
+    if roomier.num_gc.value < _TOLD:
+        return None, "and the recording is too short to tell what more memory would bring"
+    if roomier.gc_cpu.value >= choice.gc_cpu.value - _AS_GOOD:
+        return None, "and more memory would not change that"
+    need = max(roomier.peak_footprint.value / (1 - headroom), roomier.peak_footprint.high)
+    more = math.ceil(need / (1 << 20)) << 20
+    return (
+        more,
+        f"but given {go_bytes(more)}, GOGC={format_gogc(roomier.gogc)} would take {roomier.gc_cpu.value:.1%}",
+    )
 
 
 def _best(fit: Sequence[Row], max_gc_cpu: float | None) -> Row:
@@ -110,7 +169,9 @@ def _best(fit: Sequence[Row], max_gc_cpu: float | None) -> Row:
     return min(within, key=lambda r: (r.peak_footprint.value, r.gc_cpu.value))
 
 
-def _why(choice: Row, fit: Sequence[Row], total: int, room: int, max_gc_cpu: float | None) -> str:
+def _why(
+    choice: Row, fit: Sequence[Row], total: int, room: int, max_gc_cpu: float | None, *, clause: str
+) -> str:
     memory, cpu = choice.peak_footprint, choice.gc_cpu
     first = (
         f"The peak footprint is {format_bytes(int(memory.value))} ({format_bytes(int(memory.low))} to"
@@ -118,11 +179,11 @@ def _why(choice: Row, fit: Sequence[Row], total: int, room: int, max_gc_cpu: flo
         f" {cpu.value:.1%} of the CPU (collections: {choice.num_gc.value:.0f})."
     )
     if max_gc_cpu is not None and cpu.value > max_gc_cpu:
-        second = f"Nothing that fits takes as little as the {max_gc_cpu:.1%} asked for: this takes least."
+        second = f"Nothing that fits takes as little as the {max_gc_cpu:.1%} asked for: this takes least"
     elif max_gc_cpu is not None:
-        second = f"Of all that take at most {max_gc_cpu:.1%} it needs least memory."
+        second = f"Of all that take at most {max_gc_cpu:.1%} it needs least memory"
     else:
-        second = f"Of {len(fit)} settings that fit none takes noticeably less of it."
+        second = f"Of {len(fit)} settings that fit none takes noticeably less of it"
     third = (
         f"GOMEMLIMIT leaves {format_bytes(total - room)} to what Go does not count, and makes the collector work harder"
         " before the container is killed."
@@ -132,7 +193,7 @@ def _why(choice: Row, fit: Sequence[Row], total: int, room: int, max_gc_cpu: flo
             f"The recording ends after {choice.num_gc.value:.0f} collections under these settings, so it does not tell"
             " what a program that goes on would need: record for longer."
         )
-    return f"{first} {second} {third}"
+    return f"{first} {second}{', ' if clause else ''}{clause}. {third}"
 
 
 def _why_not(rows: Sequence[Row], total: int, room: int) -> str:
@@ -140,7 +201,7 @@ def _why_not(rows: Sequence[Row], total: int, room: int) -> str:
     live = max(r.live_heap.value for r in rows)
     return (
         f"Nothing fits: with {go_bytes(room)} for the heap the least peak footprint is"
-        f" {format_bytes(int(least.peak_footprint.value))} (GOGC={'off' if least.gogc < 0 else least.gogc}), and"
+        f" {format_bytes(int(least.peak_footprint.value))} (GOGC={format_gogc(least.gogc)}), and"
         f" collecting takes {least.gc_cpu.value:.0%} of the CPU. {format_bytes(int(live))} live on the heap."
         f" Give the program more than {format_bytes(total)}, or have it keep less."
     )

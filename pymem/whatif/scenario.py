@@ -8,7 +8,7 @@ from itertools import product
 
 from pymem._arguments import whole
 from pymem.errors import ConfigError
-from pymem.units import NO_LIMIT, format_bytes, parse_gogc, parse_memory_limit
+from pymem.units import NO_LIMIT, format_bytes, format_gogc, go_bytes, parse_gogc, parse_memory_limit
 from pymem.workload.trace_stream import MOST_PROCS
 
 __all__ = ["Scenario", "grid"]
@@ -27,7 +27,7 @@ class Scenario:
 
     def __str__(self) -> str:
         """Write the settings as a shell would set them."""
-        words = [f"GOGC={'off' if self.gogc < 0 else self.gogc}"]
+        words = [f"GOGC={format_gogc(self.gogc)}"]
         if self.memory_limit < NO_LIMIT:
             words.append(f"GOMEMLIMIT={go_bytes(self.memory_limit)}")
         if self.gomaxprocs is not None:
@@ -38,14 +38,6 @@ class Scenario:
     def limit_text(self) -> str:
         """The limit for people."""
         return "off" if self.memory_limit >= NO_LIMIT else format_bytes(self.memory_limit)
-
-
-def go_bytes(n: int) -> str:
-    """Write bytes in GOMEMLIMIT's grammar, in the largest unit that is exact."""
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if n and n % size == 0:
-            return f"{n // size}{unit}"
-    return f"{n}B"
 
 
 def grid(

@@ -10,44 +10,49 @@ import json
 import os
 import zlib
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from contextlib import nullcontext
-from dataclasses import astuple, dataclass, fields
+from contextlib import closing, nullcontext
+from dataclasses import astuple, dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from socket import gethostname
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pymem._arguments import whole
-from pymem.errors import ConfigError
+from pymem._files import check_regular
+from pymem.errors import ConfigError, RecordingError
 from pymem.program import Program, read_program
 from pymem.whatif.predict import predict
 from pymem.whatif.row import Row, mark_pareto
 from pymem.workload.sources import open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from pymem.gc.costs import Costs
+    from pymem.program import Part
     from pymem.replay import EventSource
     from pymem.whatif.scenario import Scenario
 
-__all__ = ["sweep"]
-
+__all__ = ["source_for", "sweep"]
 
 _MODEL = 2
 """Of the predictions: rows of another one are not mixed with these."""
+_OF_SOURCES = ("types", "procs", "tier", "resolution", "arena_base", "padding_pages", "gives_way_ns")
+"""What runs go by besides a source's rows."""
 
 
 @dataclass(frozen=True)
-class _File:
+class SharedFile:
     """A recording by its name, for a worker that reads it itself. It has to see the same file system."""
 
     path: str
     fingerprint: int
     costs: Costs | None
 
-    def read(self) -> Program:
+    def read(self, *, keep: bool | None = None) -> Program:
         where = f"the worker on {gethostname()}"
         try:
             same = _crc_of_file(self.path) == self.fingerprint
@@ -58,11 +63,11 @@ class _File:
             ) from None
         if not same:
             raise ConfigError(f"{self.path}: {where} has another file of that name: copy this one there")
-        return read_program(open_stream(self.path), costs=self.costs)
+        return read_program(open_stream(self.path), costs=self.costs, keep=keep)
 
 
 @lru_cache(maxsize=1)  # a worker works on one recording at a time, and it takes long to read
-def _read(file: _File) -> Program:
+def _read(file: SharedFile) -> Program:
     return file.read()
 
 
@@ -70,8 +75,8 @@ _READING = Lock()
 """So that threads of one worker wait for the first to read the recording. Nothing else is shared."""
 
 
-def _in_worker(what: _File | Program, scenario: Scenario, draws: int, seed: int) -> Row:
-    if isinstance(what, _File):
+def _in_worker(what: SharedFile | Program, scenario: Scenario, draws: int, seed: int) -> Row:
+    if isinstance(what, SharedFile):
         with _READING:
             program = _read(what)
     else:
@@ -111,40 +116,73 @@ def sweep(
     wanted = tuple(scenarios)
     whole("draws", draws, 1)
     whole("seed", seed, 0)
-    path = os.path.abspath(source) if isinstance(source, str | os.PathLike) else None
-    what: _File | Program
-    if path is not None and executor is not None:
-        what = _File(path, _crc_of_file(path), costs)
-    else:
-        what = _program(source, costs)
+    what = source_for(source, costs, executor)
     done = None
     if results is not None:
-        done = _Results(results, source=_fingerprint(source, costs), draws=draws, seed=seed)
+        done = _Results(results, source=_fingerprint(what), draws=draws, seed=seed)
     rows = dict(done.rows) if done else {}
     missing = [s for s in dict.fromkeys(wanted) if s not in rows]
     if progress:
         progress(len(wanted) - len(missing), len(wanted))
-    with nullcontext(executor) if executor else ThreadPoolExecutor(os.cpu_count()) as pool:
-        futures = {pool.submit(_in_worker, what, s, draws, seed): s for s in missing}
-        try:
-            for future in as_completed(futures):
-                row = rows[futures[future]] = future.result()
-                if done:
-                    done.add(futures[future], row)
-                if progress:
-                    progress(sum(s in rows for s in wanted), len(wanted))
-        finally:
-            for future in futures:
-                future.cancel()
+    with closing(_worked_out(what, missing, draws, seed, executor)) as coming:
+        for scenario, row in coming:
+            rows[scenario] = row
+            if done:
+                done.add(scenario, row)
+            if progress:
+                progress(sum(s in rows for s in wanted), len(wanted))
     return mark_pareto(rows[s] for s in wanted)
 
 
-def _program(source: Any, costs: Costs | None) -> Program:
-    if isinstance(source, Program):
+def source_for(source: Any, costs: Costs | None, executor: Executor | None) -> SharedFile | Program:
+    """Return what the rows are worked out from: a file's name if others are to read it, or else the program, read."""
+    if isinstance(source, SharedFile | Program):
         return source
     if isinstance(source, str | os.PathLike):
+        if executor is not None:
+            path = os.path.abspath(source)
+            return SharedFile(path, _crc_of_file(path), costs)
         source = open_stream(source)
     return read_program(source, costs=costs)
+
+
+def _worked_out(
+    what: SharedFile | Program,
+    scenarios: Iterable[Scenario],
+    draws: int,
+    seed: int,
+    executor: Executor | None,
+) -> Generator[tuple[Scenario, Row]]:
+    """Yield rows as they are done. Who stops asking ends what is at work here: an interrupt need not wait for it."""
+    stop = Event()
+    if executor is None and isinstance(what, Program):
+        what = _Stoppable(**{f.name: getattr(what, f.name) for f in fields(Program)}, stop=stop)
+    with nullcontext(executor) if executor else ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = {pool.submit(_in_worker, what, s, draws, seed): s for s in scenarios}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            stop.set()
+            for future in futures:
+                future.cancel()
+
+
+class _StoppedError(Exception):
+    """Nobody waits for this row any more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Stoppable(Program):
+    """A program whose runs end when they are told to, after some 100,000 rows at the latest."""
+
+    stop: Event
+
+    def parts(self) -> Iterator[Part]:
+        for part in Program.parts(self):
+            if self.stop.is_set():
+                raise _StoppedError
+            yield part
 
 
 class _Results:
@@ -154,10 +192,16 @@ class _Results:
         self.path = Path(path)
         self.rows: dict[Scenario, Row] = {}
         head = {"pymem": f"whatif {_MODEL}", "source": source, "draws": draws, "seed": seed}
-        if not self.path.exists():
-            self.path.write_text(json.dumps(head) + "\n", encoding="utf-8")
-            return
-        self._read(head)
+        try:
+            check_regular(path, "give results a file of their own")
+            if self.path.exists():
+                self._read(head)
+            else:
+                self.path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}; give results a file that can be written") from None
+        except RecordingError as error:
+            raise ConfigError(str(error)) from None
 
     def _read(self, head: dict[str, Any]) -> None:
         from pymem.whatif.scenario import Scenario
@@ -191,20 +235,31 @@ class _Results:
             file.write(line + "\n")
 
 
-def _fingerprint(source: Any, costs: Costs | None) -> int:
-    how: object = None
-    if isinstance(source, Program):
-        costs = source.costs
-        how = (source.globals_bytes, source.spread, source.calibration is not None)
-        source = source.source
-    crc = zlib.crc32(repr((costs, how)).encode())
-    path = source if isinstance(source, str | os.PathLike) else getattr(source, "path", None)
-    if path is not None:
-        return zlib.crc32(crc.to_bytes(4), _crc_of_file(path))
+def _fingerprint(what: SharedFile | Program) -> int:
+    """Return a checksum of all that rows depend on: the same for a program and for the file that it was read from."""
+    program = what if isinstance(what, Program) else what.read(keep=False)
+    crc = 0
+    for field in fields(Program):
+        if field.name not in {"source", "kept"}:
+            crc = _crc(getattr(program, field.name), crc)
+    source: Any = program.source
+    if path := getattr(source, "path", None):
+        return _crc(_crc_of_file(path), crc)
     for columns in source.chunks():
-        for column in fields(columns):
-            crc = zlib.crc32(getattr(columns, column.name), crc)
-    return crc
+        crc = _crc(columns, crc)
+    return _crc(tuple(getattr(source, name, None) for name in _OF_SOURCES), crc)
+
+
+def _crc(value: object, crc: int) -> int:
+    if isinstance(value, np.ndarray):
+        return zlib.crc32(np.ascontiguousarray(value).data, crc)
+    if is_dataclass(value):
+        value = tuple(getattr(value, field.name) for field in fields(value))
+    if isinstance(value, tuple):
+        for part in value:
+            crc = _crc(part, crc)
+        return crc
+    return zlib.crc32(repr(value).encode(), crc)
 
 
 def _crc_of_file(path: str | os.PathLike[str]) -> int:

@@ -1,6 +1,6 @@
-"""The program under test: how to run it so that it traces, and how to run the very same thing untraced.
+"""A program that is run more than once: so that it traces, and the very same thing untraced.
 
-What is measured has to be one process that does the same work each time:
+It has to be one process that does the same work each time:
 
 - `go test` compiles first. It is run once, with a shell script in the place of the test binary's runner (-exec), which
   keeps the binary, the arguments that go made for it, and the folder it runs in; the tests themselves do not run then.
@@ -19,22 +19,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymem.accuracy.measure import DEBUG
 from pymem.errors import RecordingError
 from pymem.record.overlay import find_toolchain
 from pymem.record.tracing import VARIABLE, trace_command
-from pymem.units import NO_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pymem.record.tracing import TracedCommand
-    from pymem.whatif.scenario import Scenario
 
-__all__ = ["Subject", "prepare"]
+__all__ = ["SETTINGS", "Subject", "prepare", "untraced"]
 
-_SETTINGS = ("traceallocfree", "gctrace", "gcpacertrace", "scavtrace")
-_OWN = ("GOGC", "GOMEMLIMIT", "GOMAXPROCS", VARIABLE)
+SETTINGS = ("GOGC", "GOMEMLIMIT", "GOMAXPROCS")
+"""What Go's runtime takes from the environment."""
+_TRACERS = ("traceallocfree", "gctrace", "gcpacertrace", "scavtrace")
+"""Of GODEBUG: what makes a program slower, or say what is read here."""
 _TRACING = re.compile(r"--?(test\.)?(trace|traceprofile)(=.*)?")
 _BENCH = re.compile(r"--?test\.bench=(.+)")
 _ROUNDS = re.compile(r"--?test\.benchtime=\d+x")
@@ -52,47 +51,21 @@ class Subject:
     compiler: bool = False
     """It is Go's compiler, which has a flag of its own to trace."""
 
-    def traced(self, path: Path, *, gogc: int | None, gomaxprocs: int | None) -> TracedCommand:
-        """Return the command that leaves a trace there. Raises RecordingError."""
+    def traced(self, path: Path, env: Mapping[str, str] | None = None) -> TracedCommand:
+        """Return the command that leaves a trace there, with this added to its environment. Raises RecordingError."""
         words = list(self.words)
         if self.compiler:
             words[1:1] = [f"-traceprofile={path}"]
-        env = environment(gogc=gogc, gomaxprocs=gomaxprocs)
-        made = trace_command(words, output=path, env={"GODEBUG": env["GODEBUG"]})
-        kept = {"GODEBUG": made.env["GODEBUG"], VARIABLE: made.env[VARIABLE]}
-        return replace(made, env={**env, **kept})
-
-    def measured_env(self, scenario: Scenario) -> dict[str, str]:
-        """Return the environment of an untraced run under these settings that prints what `measure` reads."""
-        return environment(
-            gogc=scenario.gogc,
-            memory_limit=scenario.memory_limit,
-            gomaxprocs=scenario.gomaxprocs,
-            debug=DEBUG,
-        )
+        return replace(trace_command(words, output=path, env=env), cwd=self.cwd)
 
 
-def environment(
-    *,
-    gogc: int | None = None,
-    memory_limit: int | None = None,
-    gomaxprocs: int | None = None,
-    debug: Sequence[str] = (),
-) -> dict[str, str]:
-    """Return this process's environment with settings for Go's runtime, and without any other of these.
-
-    GOMAXPROCS stays as it is if none is given.
-    """
-    env = {k: v for k, v in os.environ.items() if k not in _OWN or (k == "GOMAXPROCS" and gomaxprocs is None)}
-    settings = [s for s in env.get("GODEBUG", "").split(",") if s and s.partition("=")[0] not in _SETTINGS]
-    env["GODEBUG"] = ",".join([*settings, *debug])
-    if gogc is not None:
-        env["GOGC"] = "off" if gogc < 0 else str(gogc)
-    if memory_limit is not None and memory_limit < NO_LIMIT:
-        env["GOMEMLIMIT"] = str(memory_limit)
-    if gomaxprocs is not None:
-        env["GOMAXPROCS"] = str(gomaxprocs)
-    return env
+def untraced(debug: Sequence[str]) -> dict[str, str]:
+    """Return this process's environment for a run that does not trace, and prints what these settings of GODEBUG do."""
+    settings = [
+        s for s in os.environ.get("GODEBUG", "").split(",") if s and s.partition("=")[0] not in _TRACERS
+    ]
+    env = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    return {**env, "GODEBUG": ",".join([*settings, *debug])}
 
 
 def prepare(command: Sequence[str], *, folder: Path) -> Subject:
@@ -100,7 +73,7 @@ def prepare(command: Sequence[str], *, folder: Path) -> Subject:
     words = list(command)
     if not words:
         raise RecordingError(
-            "no command to rerun; give one, such as `pymem check --rerun -- go test -bench . -benchtime 100x`"
+            "no command to run; give one after --, such as `go test -bench . -benchtime 100x`"
         )
     if Path(words[0]).name.removesuffix(".exe") == "go":
         made = _of_go(words, folder)
@@ -167,7 +140,9 @@ def _runs(said: Path) -> list[tuple[Path, list[str]]]:
 
 
 def _run(words: list[str], command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    env = _plain(os.environ)
+    env = {
+        k: v for k, v in os.environ.items() if k not in {"GODEBUG", *SETTINGS}
+    }  # go itself prints no cycles
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         why = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
@@ -175,11 +150,6 @@ def _run(words: list[str], command: Sequence[str]) -> subprocess.CompletedProces
             f"{shlex.join(command)}: cannot be built: {why[0] if why else f'status {done.returncode}'}"
         )
     return done
-
-
-def _plain(env: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which the go command itself prints no cycles."""
-    return {k: v for k, v in env.items() if k not in {"GODEBUG", *_OWN}}
 
 
 def _check(subject: Subject) -> None:

@@ -2,7 +2,7 @@
 
 The runtime prints its trace lines while the world is stopped, so whoever reads must never keep it waiting. The pipe
 holds a megabyte, hundreds of cycles, and is emptied every few hundredths of a second; what came when tells the lines of
-one process from another's (`measure`).
+one process from another's (`pymem.accuracy.measure`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from pymem.errors import RecordingError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Line", "Ran", "run_program"]
+__all__ = ["Line", "Ran", "run_program", "run_reading"]
 
 _NAP = 0.02
 """Seconds between two looks at the pipe."""
@@ -54,9 +54,37 @@ class Ran:
 
 
 def run_program(words: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Ran:
-    """Run a program with nothing to read and its stdout thrown away.
+    """Run a program with nothing to read and its stdout thrown away, and return what it said on stderr.
 
-    It has a session of its own: whatever it started ends with it, also when this is interrupted.
+    Raises RecordingError where it cannot be started.
+    """
+    pieces: list[tuple[float, bytes]] = []
+    kept = 0
+
+    def keep(seconds: float, piece: bytes) -> None:
+        nonlocal kept
+        kept += len(piece)
+        if kept <= _KEPT:
+            pieces.append((seconds, piece))
+
+    nothing = subprocess.DEVNULL
+    status, seconds = run_reading(words, keep, env=env, cwd=cwd, stdin=nothing, stdout=nothing)
+    return Ran(status, seconds, tuple(_lines([*pieces, (seconds, b"")])))
+
+
+def run_reading(
+    words: Sequence[str],
+    take: Callable[[float, bytes], None],
+    *,
+    env: Mapping[str, str],
+    cwd: Path | None = None,
+    stdin: int | None = None,
+    stdout: int | None = None,
+) -> tuple[int, float]:
+    """Run a program, and return its exit status (as a shell would say it) and the seconds that it took.
+
+    What it writes to stderr goes to `take` as it comes, with the seconds since the start; that must not take long.
+    The program has a session of its own: whatever it started ends with it, also when this is interrupted.
     Raises RecordingError where it cannot be started.
     """
     reading, writing = os.pipe()
@@ -66,24 +94,27 @@ def run_program(words: Sequence[str], *, env: Mapping[str, str], cwd: Path | Non
         os.set_blocking(reading, False)
         started = time.monotonic()
         try:
-            process = _start(words, env, cwd, writing)
+            process = _start(words, env, cwd, (stdin, stdout, writing))
         finally:
             os.close(writing)
         try:
-            pieces = _read(process, pipe, started)
+            seconds = _read(process, pipe, started, take)
         finally:
             _end(process)
     status = process.returncode
-    return Ran(status if status >= 0 else 128 - status, pieces[-1][0], tuple(_lines(pieces)))
+    return status if status >= 0 else 128 - status, seconds
 
 
 def _start(
-    words: Sequence[str], env: Mapping[str, str], cwd: Path | None, stderr: int
+    words: Sequence[str],
+    env: Mapping[str, str],
+    cwd: Path | None,
+    streams: tuple[int | None, int | None, int],
 ) -> subprocess.Popen[bytes]:
-    nothing = subprocess.DEVNULL
+    stdin, stdout, stderr = streams
     try:
         return subprocess.Popen(
-            words, env=env, cwd=cwd, stdin=nothing, stdout=nothing, stderr=stderr, start_new_session=True
+            words, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
         )
     except OSError as error:
         raise RecordingError(
@@ -91,21 +122,19 @@ def _start(
         ) from None
 
 
-def _read(process: subprocess.Popen[bytes], pipe: io.FileIO, started: float) -> list[tuple[float, bytes]]:
-    """Return what came and when, the last piece (maybe nothing) when the program had ended. It is not reaped."""
-    pieces: list[tuple[float, bytes]] = []
-    kept = 0
+def _read(
+    process: subprocess.Popen[bytes], pipe: io.FileIO, started: float, take: Callable[[float, bytes], None]
+) -> float:
+    """Give away what comes until the program has ended, and return when that was. It is not reaped."""
     with _Nap(process.pid) as nap:
         while True:
             nap()
             ended = _ended(process)  # before the look: what it wrote last is then there
             now = time.monotonic() - started
-            piece = _all(pipe)
-            kept += len(piece)
-            if piece and kept <= _KEPT:
-                pieces.append((now, piece))
+            if piece := _all(pipe):
+                take(now, piece)
             if ended:
-                return [*pieces, (now, b"")]
+                return now
 
 
 class _Nap:
