@@ -1,11 +1,11 @@
 """What a trace of 100 million events takes: time and memory of each verb that reads one, and the size of its report.
 
-    python bench/big_trace.py FOLDER [--events N] [--only VERB,VERB] [--keep]
+    python bench/big_trace.py FOLDER [--events N] [--only VERB,VERB]
     python bench/big_trace.py --smoke
 
-bench/go_churn is built, and records itself in FOLDER, which needs about 7 bytes of disk an event. Each verb is a process
-of its own; peak memory is what the system says of it, pages of the trace that it has mapped included. The answers
-asserted are that each verb ends well and that the report is at most 5 MB.
+bench/go_churn is built and records itself in FOLDER, where the trace stays, 6 bytes an event. Each verb is a process of
+its own; peak memory is what the system says of it, pages of the trace that it has mapped included. The answers asserted
+are that each verb ends well and that the report is at most 5 MB.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ def make_trace(folder: Path, events: int) -> Path:
         return trace
     program, part = folder / "churn", folder / "churn.part"
     subprocess.run(
-        [find_go(), "build", "-o", str(program), "."], cwd=SOURCE, check=True, env=os.environ | go_environment()
+        [find_go(), "build", "-o", str(program), "."],
+        cwd=SOURCE,
+        check=True,
+        env=os.environ | go_environment(),
     )
     env = {"GODEBUG": "traceallocfree=1", "GOGC": "20", "GOMAXPROCS": "2", "PYMEM_TRACE": str(part)}
     measured = measure([str(program), str(round(events / EVENTS_AN_OBJECT))], folder / "churn.log", **env)
@@ -105,7 +108,9 @@ def count_events(trace: Path, folder: Path) -> int:
 def main(argv: list[str]) -> int:
     """Record, measure, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", nargs="?", type=Path, help="where the trace goes, and stays; none: for as long as this runs")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="where the trace goes, and stays; none: for as long as this runs"
+    )
     parser.add_argument("--events", type=int, default=EVENTS)
     parser.add_argument("--only", default=",".join(VERBS), help="verbs, with commas between")
     parser.add_argument("--smoke", action="store_true", help="a million events")

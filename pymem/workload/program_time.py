@@ -235,7 +235,9 @@ class _Survey:
             mine = np.flatnonzero(procs == p)
             told = np.flatnonzero(state[mine] >= 0)
             now = np.concatenate([self._states[p : p + 1], state[mine[told]]])
-            ends = np.concatenate([[-1], told, [len(mine) - 1]])  # an event is written before the state changes
+            ends = np.concatenate(
+                [[-1], told, [len(mine) - 1]]
+            )  # an event is written before the state changes
             by_program[mine] = np.repeat(now == _PROGRAM, np.diff(ends))
             changes[:, mine[told]] += np.diff(_COUNTS[:, now], axis=1)
             self._states[p] = now[-1]

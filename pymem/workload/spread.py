@@ -110,7 +110,9 @@ class _Spreader:
         self._births = _Births()
         self._allocated = 0.0
         self._rows = 0  # so far
-        self._young_from = 0  # the row from which on objects count as born since the mark before, or during it
+        self._young_from = (
+            0  # the row from which on objects count as born since the mark before, or during it
+        )
 
     def pass_by(self, rows: Columns) -> Columns:
         """Leave rows as they are; what was born there counts as old."""
