@@ -28,7 +28,7 @@ EVENTS_AN_OBJECT = 1.85
 """A birth each, and a death for most."""
 MOST_REPORT_BYTES = 5_000_000
 VERBS = {
-    "info": ["info", "{trace}"],
+    "info": ["info", "--json", "{trace}"],
     "whatif": ["whatif", "{trace}", "--gogc", "50,200", "--draws", "1"],
     "report": ["report", "{trace}", "-o", "{report}"],
     "types": ["types", "{trace}"],
@@ -88,21 +88,16 @@ def run(verb: str, trace: Path, folder: Path) -> None:
     page = folder / "report.html"
     words = [word.format(trace=trace, report=page) for word in VERBS[verb]]
     command = [sys.executable, "-c", "from pymem.cli import main; main()", *words]
-    measured = measure(command, folder / f"{verb}.log")
-    if verb != "report":
-        report(verb, measured)
-        return
-    size = page.stat().st_size
-    report(verb, measured, f"{size / 1e6:.2f} MB of HTML")
-    if size > MOST_REPORT_BYTES:
-        raise AnswerError(f"the report has {size:,} bytes")
-
-
-def count_events(trace: Path, folder: Path) -> int:
-    """Return what `pymem info` says."""
-    log = folder / "events.json"
-    measure([sys.executable, "-c", "from pymem.cli import main; main()", "info", "--json", str(trace)], log)
-    return int(json.loads(log.read_text())["events"])
+    log = folder / f"{verb}.log"
+    measured = measure(command, log)
+    what = ""
+    if verb == "info":
+        what = f"{json.loads(log.read_text())['events']:,} events"
+    elif verb == "report":
+        what = f"{page.stat().st_size / 1e6:.2f} MB of HTML"
+    report(verb, measured, what)
+    if verb == "report" and page.stat().st_size > MOST_REPORT_BYTES:
+        raise AnswerError(f"the report has {page.stat().st_size:,} bytes, more than {MOST_REPORT_BYTES:,}")
 
 
 def main(argv: list[str]) -> int:
@@ -119,7 +114,6 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = options.folder or Path(name)
         trace = make_trace(folder, events)
-        print(f"{count_events(trace, folder):,} events; time, peak memory")
         for verb in options.only.split(","):
             run(verb, trace, folder)
     return 0
