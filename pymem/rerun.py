@@ -8,8 +8,9 @@ times `time_scale`, and the collector's work is charged by `Costs`.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -36,15 +37,16 @@ from pymem.workload.columns import Columns, Event
 from pymem.workload.trace_stream import MOST_PROCS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
     from pymem.gc.costs import Costs
     from pymem.gc.protocol import Pacer
     from pymem.program import Part
+    from pymem.workload.workload import WorkloadType
 
-__all__ = ["CENTRE", "TIMELINE", "Chance", "Rerun", "rerun"]
+__all__ = ["CENTRE", "TIMELINE", "Chance", "Rerun", "rerun", "reruns"]
 
 TIMELINE = np.dtype(
     [
@@ -61,6 +63,10 @@ TIMELINE = np.dtype(
 limited: whether the GC CPU limiter was on."""
 
 _SAMPLE_ROWS = 1 << 14
+_BLOCK = 1 << 12
+"""Samples."""
+_MOST_AT_ONCE = 8
+"""Runs side by side; each has a heap of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,7 @@ class _Timeline:
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
         self._rows: list[tuple[int, ...]] = []
+        self._blocks: list[npt.NDArray[Any]] = []  # of earlier rows, a sixth as large
         collector.observers.append(lambda event: self.sample())
 
     def sample(self) -> None:
@@ -141,9 +148,33 @@ class _Timeline:
                 self._collector.limiter.limiting(),
             )
         )
+        if len(self._rows) == _BLOCK:
+            self._blocks.append(np.array(self._rows, TIMELINE))
+            self._rows = []
 
     def array(self) -> npt.NDArray[Any]:
-        return np.array(self._rows, TIMELINE)
+        return np.concatenate([*self._blocks, np.array(self._rows, TIMELINE)])
+
+
+class _Settings(NamedTuple):
+    """What a user sets, checked."""
+
+    gogc: int
+    """Percent, -1 for off."""
+    memory_limit: int
+    procs: int
+
+    @classmethod
+    def of(
+        cls,
+        source: EventSource | Program,
+        gogc: int | str | None,
+        memory_limit: int | str | None,
+        gomaxprocs: int | None,
+    ) -> _Settings:
+        percent = parse_gogc(gogc)
+        procs = whole("gomaxprocs", source.procs if gomaxprocs is None else gomaxprocs, 1, MOST_PROCS)
+        return cls(-1 if percent is None else percent, parse_memory_limit(memory_limit), procs)
 
 
 class _Emulation:
@@ -152,14 +183,20 @@ class _Emulation:
     def __init__(
         self,
         program: Program,
+        settings: _Settings,
         *,
-        pacer: Pacer,
-        procs: int,
         chance: Chance,
-        time_scale: float,
-        address_space: int,
+        pacer: Pacer | None = None,
+        time_scale: float = 1.0,
+        address_space: int = ADDRESS_SPACE,
     ) -> None:
+        procs = settings.procs
+        pacer = GoPacer() if pacer is None else pacer
+        pacer.set_gc_percent(settings.gogc)
+        pacer.set_memory_limit(settings.memory_limit)
         self.player = Player(program.source, procs=procs, address_space=address_space)
+        self.seconds = 0.0
+        """Wall-clock time of `play` so far."""
         self.stats = GCStats()
         # The program's time comes with its rows, not by what it allocates.
         costs = chance.costs(replace(program.costs, malloc_ns=0.0, malloc_byte_ns=0.0))
@@ -185,9 +222,16 @@ class _Emulation:
         self._fault_byte_ns = costs.fault_page_ns / lib.PYMEM_PAGE_SIZE
         self._touched: int | None = None  # bytes of memory that the program had last
         self._begun = self._procs_begun = False
+        pacer.commit(True)
+        self.collector.arm()
 
     def play(self, part: Part) -> None:
         """Run all rows, acting wherever a stop is due."""
+        started = time.perf_counter()
+        self._play(part)
+        self.seconds += time.perf_counter() - started
+
+    def _play(self, part: Part) -> None:
         if not self._begun and (part.columns.kind == Event.ALLOC).any():
             part = self._begin(part)
         columns = part.columns
@@ -201,6 +245,24 @@ class _Emulation:
                 stacks = now
                 self._act(columns, row, why)
             self.stats.heap_scan = self.collector.pacer.heap_scan
+
+    def result(self, types: Sequence[WorkloadType], *, leftover: bool) -> Rerun:
+        """Return what came out."""
+        heap, pacer = self.player.heap, self.collector.pacer
+        return Rerun(
+            gogc=pacer.gc_percent,
+            memory_limit=pacer.memory_limit,
+            gomaxprocs=self._procs,
+            events=self.player.rows,
+            cycles=tuple(self.stats.cycles),
+            memstats=read_mem_stats(heap, proc=lib.PYMEM_NO_PROC, flush=True),
+            seconds=self.seconds,
+            virtual_ns=self.collector.clock.now,
+            timeline=self.timeline.array(),
+            heap_by_type=type_uses(heap, types) if leftover else (),
+            fragmentation=class_uses(heap) if leftover else (),
+            stats=self.stats,
+        )
 
     def _begin(self, part: Part) -> Part:
         """Run the rows up to the program's first allocation, and return the rest: from there its time counts."""
@@ -302,8 +364,7 @@ def rerun(
     Deterministic but for `seconds`. Raises what `replay` raises.
 
     """
-    percent, limit = parse_gogc(gogc), parse_memory_limit(memory_limit)
-    procs = whole("gomaxprocs", source.procs if gomaxprocs is None else gomaxprocs, 1, MOST_PROCS)
+    settings = _Settings.of(source, gogc, memory_limit, gomaxprocs)
     if not 0 < time_scale < float("inf"):
         raise ConfigError(
             f"time_scale={time_scale}: give how many times the recorded time the program takes, such as 0.9"
@@ -312,33 +373,45 @@ def rerun(
         source = read_program(
             source, costs=costs, globals_bytes=globals_bytes, spread=spread, calibrated=calibrated, keep=False
         )
-    pacer = GoPacer() if pacer is None else pacer
-    pacer.set_gc_percent(-1 if percent is None else percent)
-    pacer.set_memory_limit(limit)
     emulation = _Emulation(
-        source, pacer=pacer, procs=procs, chance=chance, time_scale=time_scale, address_space=address_space
+        source, settings, chance=chance, pacer=pacer, time_scale=time_scale, address_space=address_space
     )
-    with emulation.player as player:
-        pacer.commit(True)
-        emulation.collector.arm()
-        seconds = 0.0
-        for part in source.parts():
-            started = time.perf_counter()
-            emulation.play(part)
-            seconds += time.perf_counter() - started
+    return _together(source, [emulation], leftover=leftover, progress=progress)[0]
+
+
+def reruns(
+    program: Program,
+    chances: Sequence[Chance],
+    *,
+    gogc: int | str | None = 100,
+    memory_limit: int | str | None = None,
+    gomaxprocs: int | None = None,
+) -> Iterator[Rerun]:
+    """Yield what `rerun` returns for each of several chances, without leftovers.
+
+    Rows that are not kept are made once for eight runs: reading and preparing them takes longer than running them.
+    """
+    settings = _Settings.of(program, gogc, memory_limit, gomaxprocs)
+    at_once = 1 if program.kept is not None else _MOST_AT_ONCE
+    for first in range(0, len(chances), at_once):
+        emulations = [_Emulation(program, settings, chance=c) for c in chances[first : first + at_once]]
+        yield from _together(program, emulations, leftover=False)
+
+
+def _together(
+    program: Program,
+    emulations: Sequence[_Emulation],
+    *,
+    leftover: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Rerun]:
+    """Play a program's rows to all emulations, a part at a time, close them, and return what came out of each."""
+    with ExitStack() as stack:
+        for emulation in emulations:
+            stack.enter_context(emulation.player)
+        for part in program.parts():
+            for emulation in emulations:
+                emulation.play(part)
             if progress:
-                progress(player.rows, len(source.source))
-        return Rerun(
-            gogc=pacer.gc_percent,
-            memory_limit=pacer.memory_limit,
-            gomaxprocs=procs,
-            events=player.rows,
-            cycles=tuple(emulation.stats.cycles),
-            memstats=read_mem_stats(player.heap, proc=lib.PYMEM_NO_PROC, flush=True),
-            seconds=seconds,
-            virtual_ns=emulation.collector.clock.now,
-            timeline=emulation.timeline.array(),
-            heap_by_type=type_uses(player.heap, source.types) if leftover else (),
-            fragmentation=class_uses(player.heap) if leftover else (),
-            stats=emulation.stats,
-        )
+                progress(emulations[0].player.rows, len(program.source))
+        return [emulation.result(program.types, leftover=leftover) for emulation in emulations]

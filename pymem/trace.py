@@ -245,7 +245,7 @@ class TraceReader:
         self._lock = threading.Lock()
         self._reader = ffi.NULL
         self._mask = _kind_mask(kinds)
-        self._forgotten = 0
+        self._forgotten = 0  # bytes of the file
         if isinstance(source, bytes | bytearray | memoryview):
             self.name = "<bytes>"
             self._buffer: Any = source
@@ -263,6 +263,7 @@ class TraceReader:
         """Start at the file's beginning, selecting the kinds of `mask`."""
         with self._alone():
             lib.trace_close(self._reader)
+            self._forgotten = 0
             out = ffi.new("trace_reader **")
             status = lib.trace_open(self._data, len(self._data), mask, ffi.NULL, out)
             self._reader = out[0]
@@ -320,16 +321,14 @@ class TraceReader:
                 yield EventBatch(**{name: array[:count] for name, array in arrays.items()})
             if error:
                 raise error
-            self._forget()
 
     def _forget(self) -> None:
         """Let go of the pages of a mapped file up to this generation's end; what is asked for again is read again."""
-        with self._alone():
-            raw = self._raw_info()
-            behind = raw.position - raw.position % mmap.ALLOCATIONGRANULARITY
-            if isinstance(self._buffer, mmap.mmap) and behind - self._forgotten >= _FORGET:
-                self._buffer.madvise(mmap.MADV_DONTNEED, 0, behind)
-                self._forgotten = behind
+        raw = self._raw_info()
+        behind = raw.position - raw.position % mmap.ALLOCATIONGRANULARITY
+        if isinstance(self._buffer, mmap.mmap) and behind - self._forgotten >= _FORGET:
+            self._buffer.madvise(mmap.MADV_DONTNEED, 0, behind)
+            self._forgotten = behind
 
     @property
     def info(self) -> TraceInfo:
@@ -414,6 +413,7 @@ class TraceReader:
                 setattr(columns, name, ffi.cast("void *", pointer))
             status = lib.trace_next(self._open_reader(), columns, size - filled, count, done)
             filled += count[0]
+            self._forget()  # here, as a batch of rare events reaches over many generations
         return filled, bool(done[0]), status
 
     def _error(self, status: int) -> TraceError | MemoryError | None:

@@ -304,3 +304,16 @@ def test_find_no_type() -> None:
         find_types(NAMES, "[]main.node")
     with pytest.raises(ConfigError, match="pymem types FILE"):
         find_types(NAMES, "zzzzzz")
+
+
+@pytest.mark.parametrize("handle", [0, 1 << 40, (1 << 64) - 1])
+def test_pairs_by_handles_of_any_size(handle: int) -> None:
+    """The first object dies before its handle is given again; the second outlives the rows."""
+    births = np.array([True, False, False, True])
+    rows = Columns(
+        **{n: np.zeros(4, d) for n, d in DTYPES.items() if n != "object"},
+        object=np.array([handle, 7, handle, handle], np.uint64),
+    )
+    pairs = pair(rows, births, ~births)
+    assert pairs.mate.tolist() == [-1, 0]
+    assert pairs.survives.tolist() == [False, True]

@@ -19,7 +19,7 @@ from pymem.gc.costs import Costs
 from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS
 from pymem.program import read_program
 from pymem.replay import Player
-from pymem.rerun import Chance, Rerun, rerun
+from pymem.rerun import CENTRE, Chance, Rerun, rerun, reruns
 from pymem.trace import EventKind, read_trace
 from pymem.workload.calibration import calibrate, roots_bytes
 from pymem.workload.columns import Columns, Event
@@ -231,7 +231,38 @@ def test_bad_options(options: dict[str, Any]) -> None:
         again(**options)
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_reruns_are_each_a_rerun(keep: bool) -> None:
+    program = read_program(stream(), keep=keep)
+    chances = [CENTRE, *(Chance(mark=m, time=1 / m) for m in np.linspace(0.5, 1.5, 9).tolist())]
+    together = list(reruns(program, chances, gogc=30))
+    assert len(together) == len(chances)
+    for run, chance in zip(together, chances, strict=True):
+        alone = rerun(program, gogc=30, chance=chance, leftover=False)
+        assert outcome(run) == outcome(alone)
+
+
+def test_timeline_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = again().timeline
+    monkeypatch.setattr("pymem.rerun._BLOCK", 7)
+    assert len(whole) > 7
+    assert np.array_equal(again().timeline, whole)
+
+
 # ---- the program's own time ----
+
+
+def test_program_time_of_a_long_trace_is_coarser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joined points are fewer, and between them the map is off by no more than what they are apart."""
+    fine = program_time(TRACE, procs=stream().procs, costs=Costs())
+    most = len(fine.recorded) // 4
+    monkeypatch.setattr("pymem.workload.program_time._MOST_POINTS", most)
+    coarse = program_time(TRACE, procs=stream().procs, costs=Costs())
+    assert 1 < len(coarse.recorded) <= most
+    assert (np.diff(coarse.own) >= 0).all()
+    assert coarse.own[-1] == pytest.approx(fine.own[-1], rel=0.01)
+    apart = float(np.diff(coarse.recorded).max())
+    assert max(abs(coarse.at(t) - fine.at(t)) for t in fine.recorded.tolist()) <= 2 * apart
 
 
 def test_program_time_never_runs_back_nor_ahead() -> None:

@@ -41,7 +41,7 @@ class Pairs(NamedTuple):
 def pair(columns: Columns, births: Bools, deaths: Bools) -> Pairs:
     """Pair the rows that two masks select."""
     rows = np.flatnonzero(births | deaths)
-    order = np.argsort(columns.object[rows], kind="stable")
+    order = _by_handle(columns.object[rows])
     handle, is_birth = columns.object[rows][order], births[rows][order]
     follows = np.append(False, handle[1:] == handle[:-1]) if len(handle) else np.zeros(0, bool)
     ends = np.flatnonzero(~is_birth & follows & np.append(False, is_birth[:-1])) if len(handle) else _NONE
@@ -55,6 +55,15 @@ def pair(columns: Columns, births: Bools, deaths: Bools) -> Pairs:
 
 
 _NONE = np.zeros(0, np.int64)
+
+
+def _by_handle(handles: npt.NDArray[np.uint64]) -> Ints:
+    """Return the order of handles, equal ones as they come: numbers sort several times faster than places do."""
+    n = max(len(handles), 1)
+    if int(handles.max(initial=0)) >= (1 << 63) // n - 1:
+        return np.argsort(handles, kind="stable")
+    out: Ints = np.sort(handles.astype(np.int64) * n + np.arange(len(handles))) % n
+    return out
 
 
 class Living:

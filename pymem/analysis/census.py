@@ -302,10 +302,12 @@ class _Timeline:
         self.reach(time)
         columns = self._columns(types)
         bucket = np.maximum(time - (self._first or 0), 0) // self._width
-        keys, where = np.unique(bucket * len(self._seen) + columns, return_inverse=True)
-        at = np.divmod(keys, len(self._seen))
-        self._delta[0][at] += sign * np.bincount(where, minlength=len(keys))
-        self._delta[1][at] += sign * _sums(where, sizes, len(keys))
+        first, n = int(bucket.min()), len(self._seen)
+        buckets = int(bucket.max()) + 1 - first
+        keys = (bucket - first) * n + columns
+        objects, held = np.bincount(keys, minlength=buckets * n), _sums(keys, sizes, buckets * n)
+        for delta, sums in zip(self._delta, (objects, held), strict=True):
+            delta[first : first + buckets] += sign * sums.reshape(buckets, n)
 
     def reach(self, time: Ints) -> None:
         """Make room for rows of these times."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pymem.gc.cpu import TIME_SLICE
-from pymem.rerun import CENTRE, Chance, rerun
+from pymem.rerun import CENTRE, Chance, reruns
 from pymem.units import NO_LIMIT, format_bytes
 from pymem.whatif.figures import Figures, figures
 from pymem.whatif.row import Estimate, Row
@@ -61,15 +61,13 @@ def predict(program: Program, scenario: Scenario, *, draws: int = 8, seed: int =
     """Return the row of one scenario, from `draws` runs. The same arguments give the same row."""
     pauses = program.calibration.time.pauses if program.calibration else None
     runs = []
-    for chance in chances(draws, seed):
-        run = rerun(
-            program,
-            gogc=scenario.gogc,
-            memory_limit=scenario.memory_limit,
-            gomaxprocs=scenario.gomaxprocs,
-            chance=chance,
-            leftover=False,
-        )
+    for run in reruns(
+        program,
+        chances(draws, seed),
+        gogc=scenario.gogc,
+        memory_limit=scenario.memory_limit,
+        gomaxprocs=scenario.gomaxprocs,
+    ):
         runs.append(figures(run, pauses))
     estimates: dict[str, Any] = {
         name: _estimate(name, [getattr(f, name) for f in runs]) for name in Figures._fields

@@ -40,6 +40,8 @@ _ENOUGH = 0.05
 """Share of a window in which that must have shown."""
 _EVERY = 512
 """Events between two points of the map, where nothing else asks for one."""
+_MOST_POINTS = 1 << 18
+"""Points of the map; a trace of some 30 million events has so many."""
 _SYSTEM = (
     "system goroutine wait",
     "GC background sweeper wait",
@@ -69,6 +71,9 @@ _MOSTLY = 4
 """A goroutine of the runtime that starts so many times more often while marking than otherwise is there to mark."""
 _COUNTED = ((_PROGRAM,), (_SYSTEMS, _MARKER, _ASSIST, _SWEEP), (_MARKER, _ASSIST), (_ASSIST, _SWEEP))
 """States whose Ps are counted together: user, system, markers, held_up."""
+_COUNTS = np.array([[state in counted for state in range(_WHOSE)] for counted in _COUNTED], np.int64)
+"""By count and state, whether a P in it counts."""
+_ENTERING = np.isin(np.arange(256), _ENTERS)
 _STATE[list(_LEAVES)] = 0
 _STATE[list(_ENTERS)] = _WHOSE
 _STATE[[EventKind.ASSIST_BEGIN, EventKind.ASSIST_ACTIVE]] = _ASSIST
@@ -189,11 +194,13 @@ class _Survey:
 
     def _fresh(self, batch: EventBatch) -> npt.NDArray[np.int64]:
         """Return how many pages the spans made reach beyond all before: the heap's memory is taken in order."""
-        made = (batch.kind == EventKind.SPAN_ALLOC) | (batch.kind == EventKind.SPAN)
-        ends = np.where(made, batch.a.astype(np.int64) // _PAGE + batch.b.astype(np.int64), 0)
+        made = np.flatnonzero((batch.kind == EventKind.SPAN_ALLOC) | (batch.kind == EventKind.SPAN))
+        pages = batch.b[made].astype(np.int64)
+        ends = batch.a[made].astype(np.int64) // _PAGE + pages
         highest = np.maximum.accumulate(np.concatenate([[self._highest_page], ends]))
-        out = np.minimum(np.diff(highest), ends - batch.a.astype(np.int64) // _PAGE)
-        out[~made | (batch.kind == EventKind.SPAN)] = 0  # what was there before the recording is not fresh
+        new = batch.kind[made] == EventKind.SPAN_ALLOC  # what was there before the recording is not fresh
+        out = np.zeros(len(batch), np.int64)
+        out[made] = np.where(new, np.minimum(np.diff(highest), pages), 0)
         self._highest_page = int(highest[-1])
         return out
 
@@ -221,22 +228,23 @@ class _Survey:
     ) -> None:
         """Write down by how much the counts of Ps change at each event, and which events the program wrote."""
         state = _STATE[batch.kind]
-        of = self._owners(batch)
-        state = np.where(state == _WHOSE, of, state)
+        whose = np.flatnonzero(state == _WHOSE)
+        state[whose] = self._owners(batch, whose)
         procs = np.where((batch.p >= 0) & (batch.p < len(self._states) - 1), batch.p, len(self._states) - 1)
-        for p in np.unique(procs):
+        for p in np.flatnonzero(np.bincount(procs)):
             mine = np.flatnonzero(procs == p)
-            now = np.concatenate([self._states[p : p + 1], state[mine]])
-            told = np.flatnonzero(now >= 0)
-            now = now[told[np.searchsorted(told, np.arange(len(now)), side="right") - 1]]
-            by_program[mine] = now[:-1] == _PROGRAM
-            for change, counted in zip(changes, _COUNTED, strict=True):
-                change[mine] += np.diff(np.isin(now, counted).astype(np.int64))
+            told = np.flatnonzero(state[mine] >= 0)
+            now = np.concatenate([self._states[p : p + 1], state[mine[told]]])
+            ends = np.concatenate(
+                [[-1], told, [len(mine) - 1]]
+            )  # an event is written before the state changes
+            by_program[mine] = np.repeat(now == _PROGRAM, np.diff(ends))
+            changes[:, mine[told]] += np.diff(_COUNTS[:, now], axis=1)
             self._states[p] = now[-1]
 
-    def _owners(self, batch: EventBatch) -> npt.NDArray[np.int8]:
+    def _owners(self, batch: EventBatch, which: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
         """Return what a P does that works on the goroutine which an event is of, or that it starts."""
-        who = np.where(np.isin(batch.kind, _ENTERS), batch.a, batch.g)
+        who = np.where(_ENTERING[batch.kind[which]], batch.a[which].astype(np.int64), batch.g[which])
         of_marker = np.isin(who, [g for g, (out, in_) in self._starts.items() if in_ > _MOSTLY * out])
         of_system = np.isin(who, list(self._system))
         return np.where(of_marker, _MARKER, np.where(of_system, _SYSTEMS, _PROGRAM)).astype(np.int8)
@@ -277,48 +285,115 @@ def _before(change: npt.NDArray[np.int64], was: int) -> npt.NDArray[np.int64]:
 
 
 def program_time(path: str | os.PathLike[str], *, procs: int, costs: Costs) -> ProgramTime:
-    """Read a trace and return the program's own time in it. procs: its GOMAXPROCS."""
-    survey, parts, goals, stops = _Survey(procs), [], [], _Stops()
+    """Read a trace and return the program's own time in it. procs: its GOMAXPROCS.
+
+    Memory: `_MOST_POINTS` points of the map at most, 56 bytes each; of a longer trace neighbours are joined.
+    """
+    survey, points, goals, stops = _Survey(procs), _Points(procs, costs), [], _Stops()
+    left = marked = 0
     with TraceReader(path) as reader:
         for batch in reader.batches():
-            parts.append(survey.stretches(batch, reader.strings))
+            strings = reader.strings
+            stretches = survey.stretches(batch, strings)
+            points.add(stretches)
+            left += int(stretches.leaves.sum())
+            marked += _mark_ns(stretches)
             goals += batch.a[batch.kind == EventKind.HEAP_GOAL].tolist()
-            stops.learn(batch, reader.strings)
-    if not parts:
+            stops.learn(batch, strings)
+    if points.first is None:
         return ProgramTime(np.zeros(0, np.int64), np.zeros(0), np.ones(1), _NEVER, 0)
-    whole = _Stretch(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    window, busy = _busy(whole)
-    own = _own(whole, procs, busy[window], costs)
-    last = np.append(whole.time[1:] != whole.time[:-1], True)
-    left = int(whole.leaves.sum())
-    used = float((np.diff(own, prepend=0.0) * busy[window]).sum())
+    time, own, busy = points.map()
+    used = float((np.diff(own, prepend=0.0) * busy[(time - time[0]) // _WINDOW]).sum())
     gives_way = max(used / left, 1.0) if left else _NEVER
-    marked = _mark_ns(whole)
-    return ProgramTime(whole.time[last], own[last], busy, gives_way, marked, tuple(goals), stops.pauses())
-
-
-def _busy(s: _Stretch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return the number of each stretch's window, and of all windows how many Ps were busy: as in all, if too short."""
-    window = (s.time - s.time[0]) // _WINDOW
-    free = (s.system == 0) & (s.stopped <= 0) & (s.user > 0)
-    spans = np.bincount(window, weights=s.span * free)
-    used = np.bincount(window, weights=s.span * s.user * free)
-    mean = used.sum() / spans.sum() if spans.sum() else 1.0
-    known = spans >= _ENOUGH * _WINDOW
-    return window, np.maximum(np.where(known, used / np.maximum(spans, 1.0), mean), 1.0)
+    last = np.append(time[1:] != time[:-1], True)
+    return ProgramTime(time[last], own[last], busy, gives_way, marked, tuple(goals), stops.pauses())
 
 
 def _mark_ns(s: _Stretch) -> int:
     return int((s.span * s.markers)[(s.marking > 0) & (s.stopped <= 0)].sum())
 
 
-def _own(s: _Stretch, procs: int, busy: npt.NDArray[np.float64], costs: Costs) -> npt.NDArray[np.float64]:
-    """Return the program's own time at the end of each stretch."""
-    displaced = (s.system > 0) & ((s.user + s.system >= procs) | (s.held_up > 0))
-    share = np.where(displaced, np.minimum(s.user / np.minimum(busy, procs), 1.0), 1.0)
-    share[s.stopped > 0] = 0.0
-    side_by_side = np.maximum(s.user, 1)
-    least = np.cumsum(s.allocs * costs.malloc_ns / side_by_side)
-    not_its = s.events * costs.trace_event_ns + s.fresh * costs.fault_page_ns
-    above = np.cumsum(s.span * share - not_its / side_by_side) - least
-    return least + np.maximum.accumulate(np.maximum(above, 0.0))
+class _Points:
+    """What the stretches come to, up to the points of a map whose windows are not known before the trace's end."""
+
+    def __init__(self, procs: int, costs: Costs) -> None:
+        self.first: int | None = None
+        """Time of the first point."""
+        self._procs, self._costs = procs, costs
+        self._columns: list[npt.NDArray[np.float64]] = []  # of batches; rows as `map` names them
+        self._times: list[npt.NDArray[np.int64]] = []
+        self._n, self._width = 0, 1  # points, and ns below which they are joined
+        self._free = np.zeros((2, 1))  # by window, where the program had all it wanted: ns, and P-ns
+
+    def add(self, s: _Stretch) -> None:
+        """Take in a batch's stretches; batches come in order."""
+        self.first = int(s.time[0]) if self.first is None else self.first
+        self._count_free(s)
+        running = s.stopped <= 0
+        displaced = running & (s.system > 0) & ((s.user + s.system >= self._procs) | (s.held_up > 0))
+        side_by_side = np.maximum(s.user, 1)
+        not_its = s.events * self._costs.trace_event_ns + s.fresh * self._costs.fault_page_ns
+        self._times.append(s.time)
+        self._columns.append(
+            np.stack(
+                [
+                    s.span * (running & ~displaced),
+                    s.span * displaced,
+                    s.span * s.user * displaced,
+                    s.allocs * self._costs.malloc_ns / side_by_side,
+                    not_its / side_by_side,
+                ]
+            )
+        )
+        self._n += len(s.time)
+        while self._n > _MOST_POINTS:
+            self._join()
+
+    def _count_free(self, s: _Stretch) -> None:
+        window = self._windows(s.time)
+        more = int(window[-1]) + 1 - self._free.shape[1]
+        if more > 0:
+            self._free = np.pad(self._free, ((0, 0), (0, max(more, self._free.shape[1]))))
+        free = (s.system == 0) & (s.stopped <= 0) & (s.user > 0)
+        base = int(window[0])
+        for total, weights in zip(self._free, (s.span * free, s.span * s.user * free), strict=True):
+            sums = np.bincount(window - base, weights=weights)
+            total[base : base + len(sums)] += sums
+
+    def _windows(self, time: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return (time - (self.first or 0)) // _WINDOW
+
+    def _whole(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Return times and columns of all points, and keep them so."""
+        self._times = [np.concatenate(self._times)]
+        self._columns = [np.concatenate(self._columns, axis=1)]
+        return self._times[0], self._columns[0]
+
+    def _join(self) -> None:
+        """Have one point stand for all of twice as long a time as before; the first stays by itself."""
+        time, columns = self._whole()
+        self._width *= 2
+        group = (time - time[0]) // self._width
+        group[0] = -1
+        starts = np.flatnonzero(np.diff(group, prepend=-2))
+        self._times = [time[np.append(starts[1:], len(time)) - 1]]
+        self._columns = [np.add.reduceat(columns, starts, axis=1)]
+        self._n = len(starts)
+
+    def map(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return times, the program's own time at each, and of all windows how many Ps were busy."""
+        time, (free, displaced, users, allocations, not_its) = self._whole()
+        window = self._windows(time)
+        busy = self._busy(int(window[-1]) + 1)
+        user = users / np.maximum(displaced, 1.0)  # Ps, while others had those it wanted
+        had = free + displaced * np.minimum(user / np.minimum(busy[window], self._procs), 1.0)
+        least = np.cumsum(allocations)
+        above = np.cumsum(had - not_its) - least
+        return time, least + np.maximum.accumulate(np.maximum(above, 0.0)), busy
+
+    def _busy(self, windows: int) -> npt.NDArray[np.float64]:
+        """Return how many Ps were busy in each window: as in all, where too little of it shows that."""
+        spans, used = self._free[:, :windows]
+        mean = used.sum() / spans.sum() if spans.sum() else 1.0
+        known = spans >= _ENOUGH * _WINDOW
+        return np.maximum(np.where(known, used / np.maximum(spans, 1.0), mean), 1.0)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    Ints = npt.NDArray[np.int64]
+
 __all__ = ["spread_deaths"]
 
 _GOLDEN = (5**0.5 - 1) / 2
@@ -42,41 +44,62 @@ def spread_deaths(chunks: Iterable[Columns]) -> Iterator[Columns]:
         start = 0
         for end in np.flatnonzero(chunk.kind == Event.FLIP):
             held.append(chunk[start : end + 1])
-            yield spreader.cycle(_join(held))
-            held, rows, start = [], 0, int(end) + 1
+            rows, start = 0, int(end) + 1
+            yield spreader.cycle(_joined(held))
         if start == len(chunk):
             continue
         held.append(chunk[start:])
         rows += len(chunk) - start
         if rows > _MOST_ROWS:
-            whole = _join(held)
-            spreader.pass_by(whole)
-            yield whole
-            held, rows = [], 0
+            rows = 0
+            yield spreader.pass_by(_joined(held))
     if held:
-        yield spreader.cycle(_join(held))
+        yield spreader.cycle(_joined(held))
 
 
-def _join(parts: list[Columns]) -> Columns:
-    if len(parts) == 1:
-        return parts[0]
-    return Columns(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Columns)})
+def _joined(parts: list[Columns]) -> Columns:
+    """Return the rows held as one, and hold them no longer."""
+    whole = parts[0]
+    if len(parts) > 1:
+        whole = Columns(
+            **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Columns)}
+        )
+    parts.clear()
+    return whole
 
 
 class _Births:
-    """Objects by handle: when they were born, in bytes allocated since the recording began."""
+    """When and where each object was born, by its handle; of a handle given again, the last time."""
 
-    def __init__(self, handles: npt.NDArray[np.uint64], born: npt.NDArray[np.float64]) -> None:
-        order = np.argsort(handles, kind="stable")
-        self._handles, self._born = handles[order], born[order]
+    def __init__(self) -> None:
+        self._place = np.zeros(0)  # bytes allocated since the recording began; NaN: before it
+        self._row = np.zeros(0, np.int64)  # counted since it began, -1: never
+        self._dead = np.zeros(0, bool)  # all False between calls
 
-    def of(self, handles: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-        """Return when they were born, the last one of a handle; NaN where it is not known here."""
-        if not len(self._handles):
-            return np.full(len(handles), np.nan)
-        at = np.searchsorted(self._handles, handles, side="right") - 1
-        found = (at >= 0) & (self._handles[np.maximum(at, 0)] == handles)
-        return np.where(found, self._born[np.maximum(at, 0)], np.nan)
+    def learn(self, handles: npt.NDArray[np.uint64], places: npt.NDArray[np.float64], rows: Ints) -> None:
+        """Take in births, in order."""
+        self._grow(int(handles.max(initial=0)) + 1)
+        self._place[handles], self._row[handles] = places, rows
+
+    def of(self, handles: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.float64], Ints]:
+        """Return places and rows."""
+        self._grow(int(handles.max(initial=0)) + 1)
+        return self._place[handles], self._row[handles]
+
+    def among(self, handles: npt.NDArray[np.uint64], dead: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Say which handles are among those of the dead."""
+        self._grow(max(int(handles.max(initial=0)), int(dead.max(initial=0))) + 1)
+        self._dead[dead] = True
+        out = self._dead[handles]
+        self._dead[dead] = False
+        return out
+
+    def _grow(self, n: int) -> None:
+        more = max(n, 2 * len(self._row)) - len(self._row)
+        if n > len(self._row):
+            self._place = np.concatenate([self._place, np.full(more, np.nan)])
+            self._row = np.concatenate([self._row, np.full(more, -1)])
+            self._dead = np.concatenate([self._dead, np.zeros(more, bool)])
 
 
 class _Spreader:
@@ -84,13 +107,19 @@ class _Spreader:
 
     def __init__(self) -> None:
         self._lifetimes = Lifetimes()
+        self._births = _Births()
         self._allocated = 0.0
-        self._during_mark = _Births(np.zeros(0, np.uint64), np.zeros(0))
+        self._rows = 0  # so far
+        self._young_from = (
+            0  # the row from which on objects count as born since the mark before, or during it
+        )
 
-    def pass_by(self, rows: Columns) -> None:
+    def pass_by(self, rows: Columns) -> Columns:
         """Leave rows as they are; what was born there counts as old."""
         self._allocated += float(_sizes(rows).sum())
-        self._during_mark = _Births(np.zeros(0, np.uint64), np.zeros(0))
+        self._rows += len(rows)
+        self._young_from = self._rows
+        return rows
 
     def cycle(self, rows: Columns) -> Columns:
         """Move the deaths of one cycle. Its rows end with the flip that its mark led to."""
@@ -99,38 +128,36 @@ class _Spreader:
         begin = int(marks[-1]) if len(marks) else len(rows) - 1
         deaths = np.flatnonzero(rows.kind == Event.DEATH)
         born = np.flatnonzero(rows.kind == Event.ALLOC)
-        early = born[born < begin]
-        self._learn(rows, early, deaths, places[begin] - places[early])
+        self._learn(rows, born[: np.searchsorted(born, begin)], deaths, places, begin)
+        self._remember(rows, born, places)
         out = self._move(rows, deaths, places, begin) if len(deaths) else rows
-        late = born[born >= begin]
-        self._during_mark = _Births(rows.object[late], places[late])
+        self._young_from = self._rows + begin
+        self._rows += len(rows)
         self._allocated = float(places[-1]) if len(rows) else self._allocated
         return out
 
     def _learn(
-        self,
-        rows: Columns,
-        early: npt.NDArray[np.int64],
-        deaths: npt.NDArray[np.int64],
-        ages: npt.NDArray[np.float64],
+        self, rows: Columns, early: Ints, deaths: Ints, places: npt.NDArray[np.float64], begin: int
     ) -> None:
         if len(deaths):
-            self._lifetimes.learn(ages, np.isin(rows.object[early], rows.object[deaths]))
+            dead = self._births.among(rows.object[early], rows.object[deaths])
+            self._lifetimes.learn(places[begin] - places[early], dead)
 
-    def _move(
-        self, rows: Columns, deaths: npt.NDArray[np.int64], places: npt.NDArray[np.float64], begin: int
-    ) -> Columns:
+    def _remember(self, rows: Columns, born: Ints, places: npt.NDArray[np.float64]) -> None:
+        start = np.flatnonzero(rows.kind == Event.START_OBJECT)
+        self._births.learn(rows.object[start], np.full(len(start), np.nan), self._rows + start)
+        self._births.learn(rows.object[born], places[born], self._rows + born)
+
+    def _move(self, rows: Columns, deaths: Ints, places: npt.NDArray[np.float64], begin: int) -> Columns:
         first = _first_of_program(rows)
-        least = np.maximum(_last_row_of(rows, deaths), first)
+        born, row = self._births.of(rows.object[deaths])
+        least = np.maximum(row - self._rows, first)
         chance = ((np.arange(len(deaths)) + 1) * _GOLDEN) % 1.0
         at = places[first] + (places[begin] - places[first]) * chance
-        died = _Births(rows.object[(b := rows.kind == Event.ALLOC)], places[b]).of(rows.object[deaths])
-        died = np.where(np.isnan(died), self._during_mark.of(rows.object[deaths]), died)
-        young = ~np.isnan(died) & (died <= places[begin])
-        at[young] = died[young] + self._lifetimes.draw(places[begin] - died[young], chance[young])
+        young = (row >= self._young_from) & (born <= places[begin])  # NaN is not
+        at[young] = born[young] + self._lifetimes.draw(places[begin] - born[young], chance[young])
         # The rows that allocate the same place have no order among them: spread, or all go to the last one.
-        target = np.searchsorted(places, at, side="left").astype(np.float64)
-        target = np.clip(target, least, np.maximum(deaths, least))
+        target = np.clip(np.searchsorted(places, at, side="left"), least, np.maximum(deaths, least))
         return _moved(rows, deaths, target)
 
 
@@ -138,25 +165,34 @@ def _sizes(rows: Columns) -> npt.NDArray[np.float64]:
     return np.where(rows.kind == Event.ALLOC, rows.size, 0).astype(np.float64)
 
 
-def _last_row_of(rows: Columns, deaths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return for each death the row of the object's birth; 0 for those that are older."""
-    born = np.flatnonzero((rows.kind == Event.ALLOC) | (rows.kind == Event.START_OBJECT))
-    return np.nan_to_num(_Births(rows.object[born], born.astype(np.float64)).of(rows.object[deaths])).astype(
-        np.int64
-    )
-
-
-def _moved(rows: Columns, deaths: npt.NDArray[np.int64], target: npt.NDArray[np.float64]) -> Columns:
-    """Return the rows with each death behind the row it is to follow."""
-    keys = np.arange(len(rows), dtype=np.float64)
-    keys[deaths] = np.minimum(target + 0.5, deaths)
-    order = np.argsort(keys, kind="stable")
+def _moved(rows: Columns, deaths: Ints, target: Ints) -> Columns:
+    """Return the rows with each death behind the row it is to follow, or where it is, if that is earlier."""
     times = rows.time.copy()
-    times[deaths] = rows.time[np.minimum(target.astype(np.int64), deaths)]
+    times[deaths] = rows.time[np.minimum(target, deaths)]
     procs = rows.proc.copy()
     procs[deaths] = -1  # it is nobody's doing, and there may be no P yet
+    order = _order(len(rows), deaths, target)
     moved = {f.name: getattr(rows, f.name)[order] for f in fields(Columns) if f.name not in {"time", "proc"}}
     return Columns(time=np.maximum.accumulate(times[order]), proc=procs[order], **moved)
+
+
+def _order(n: int, deaths: Ints, target: Ints) -> Ints:
+    """Return which row comes where: sorting is of deaths alone, the others keep their order.
+
+    A death's key is twice its target and 1, or twice its own row: behind the one, or in place of the other. Deaths of
+    one key keep their order too, for their numbers are in what is sorted.
+    """
+    key = np.minimum(2 * target + 1, 2 * deaths)
+    key, number = np.divmod(np.sort(key * len(deaths) + np.arange(len(deaths))), len(deaths))
+    others = np.ones(n, bool)
+    others[deaths] = False
+    before = np.concatenate([[0], np.cumsum(others)])  # how many others there are before each row
+    place = np.arange(len(deaths)) + before[(key + 1) // 2]
+    order = np.empty(n, np.int64)
+    rest = np.ones(n, bool)
+    rest[place] = False
+    order[place], order[rest] = deaths[number], np.flatnonzero(others)
+    return order
 
 
 def _first_of_program(rows: Columns) -> int:

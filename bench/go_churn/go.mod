@@ -1,0 +1,3 @@
+module pymem/benchmark
+
+go 1.27
