@@ -2,10 +2,13 @@
 
     python bench/accuracy.py FOLDER [--only NAME] [--reruns 5] [--no-limits] [--write docs/accuracy.md] [--note TEXT]
 
-Each program is recorded once, at GOGC=20, and run again and again under each setting. That takes hours, and is kept in
-FOLDER: NAME.trace, NAME.json with all real runs, and NAME.gctrace, the stderr of one more untraced run at GOGC=100, to
-calibrate by. A program that is there is not run again, so a changed model is judged anew in minutes. Have the machine
-do nothing else meanwhile: figures of a busy machine say nothing.
+Each program is recorded once, at GOGC=20, and run again and again under each setting. That takes half an hour, and is
+kept in FOLDER: NAME.trace, NAME.json with all real runs, and NAME.gctrace, the stderr of one more untraced run at
+GOGC=100. A program that is there is not run again, so a changed model is judged anew in minutes. Have the machine do
+nothing else meanwhile: figures of a busy machine say nothing.
+
+Predicted are all settings from the trace alone; and, but for the log's own, from the trace calibrated by the log, and
+from the log alone.
 
 The programs of APART were chosen before any prediction of theirs was looked at. Do not run them with --only, nor look
 at their errors, before the model is done; these are listed apart.
@@ -36,7 +39,7 @@ from pymem.program import read_program
 from pymem.record.overlay import find_toolchain
 from pymem.record.running import run_program
 from pymem.units import NO_LIMIT
-from pymem.whatif import Scenario
+from pymem.whatif import Scenario, fitted
 from pymem.workload.sources import open_stream
 
 MODULES = Path(__file__).parent / "modules"
@@ -70,8 +73,15 @@ PROGRAMS: dict[str, list[str]] = {
     "goldmark": _benchmark(".", "Goldmark", 15, "-C", str(MODULES)),
     "bbolt": _benchmark(".", "Bbolt", 25, "-C", str(MODULES)),
 }
+DEFINED = (
+    "An error is the prediction less the median of the real runs, in percent of it; of GC CPU it is the difference, in"
+    " points. Below 10 cycles one more or less is no error. Bytes marked are compared where what the runtime prints"
+    " tells them to 5 %: not in heaps at the least goal. Noise is the mean distance of one real run from the median."
+)
 APART = ("format", "xml", "http", "bbolt")
 """png was one of them until its errors were seen, when this script was tried; http, not yet predicted, replaced it."""
+TRACE, CALIBRATED, LOG = HOW = ("the trace alone", "trace and one untraced log", "a gctrace log alone")
+"""What is predicted from."""
 TITLES = {"num_gc": "NumGC", "peak_heap": "peak heap", "marked_bytes": "bytes marked", "gc_cpu": "GC CPU"}
 
 
@@ -156,15 +166,20 @@ def _keep_log(subject: Subject, path: Path) -> None:
 # ---- predicting ----
 
 
-def judge(name: str, folder: Path, *, draws: int) -> Result:
-    """Predict what was measured."""
+def judge(name: str, folder: Path, *, how: str, draws: int) -> Result:
+    """Predict what was measured. how: one of HOW."""
     told = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     rungs, runs = {}, {}
     for rung in told["rungs"]:
         scenario = Scenario(rung["gogc"], rung["memory_limit"], PROCS)
+        if how != TRACE and scenario == Scenario(CALIBRATED_AT, gomaxprocs=PROCS):
+            continue
         rungs[scenario] = rung["asked"]
         runs[scenario] = [Measurement(*run) for run in rung["runs"]]
-    program = read_program(open_stream(folder / f"{name}.trace"))
+    log = folder / f"{name}.gctrace"
+    program = read_program(open_stream(log if how == LOG else folder / f"{name}.trace"))
+    if how == CALIBRATED:
+        program = fitted(program, log)
     rows = predict_ladder(program, rungs, draws=draws, seed=0, tell=lambda n: None)
     return Result(name, told, compare(rungs, rows, runs))
 
@@ -176,13 +191,25 @@ def _percent(summary: Summary, value: float) -> str:
     return f"{100 * value:.1f} points" if summary.figure == "gc_cpu" else f"{100 * value:.1f} %"
 
 
-def _means(title: str, results: Iterable[Result], kind: str) -> Iterable[str]:
-    rungs = [rung for result in results for rung in getattr(result, kind)]
-    for s in summarise(rungs):
-        if s.rungs:
-            share = f"{s.inside} of {s.rungs} ({s.inside / s.rungs:.0%})"
-            cells = [title, TITLES[s.figure], _percent(s, s.mean_error), _percent(s, s.bias)]
-            yield f"| {' | '.join([*cells, f'{100 * s.noise:.1f} %', share])} |"
+def _means(found: dict[str, list[Result]], kind: str) -> Iterable[str]:
+    yield "| from | programs | figure | rows | mean error | bias | noise of a run | in the interval |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for how, results in found.items():
+        apart = [r for r in results if r.name in APART]
+        groups = {"all": results, "looked at": [r for r in results if r not in apart], "kept apart": apart}
+        for group, members in groups.items():
+            for s in summarise([rung for result in members for rung in getattr(result, kind)]):
+                if s.rungs:
+                    cells = [
+                        how,
+                        group,
+                        TITLES[s.figure],
+                        str(s.rungs),
+                        _percent(s, s.mean_error),
+                        _percent(s, s.bias),
+                    ]
+                    share = f"{s.inside} ({s.inside / s.rungs:.0%})"
+                    yield f"| {' | '.join([*cells, f'{100 * s.noise:.1f} %', share])} |"
 
 
 def _by_program(results: Iterable[Result], kind: str) -> Iterable[str]:
@@ -227,47 +254,38 @@ def _thrashing(results: Iterable[Result]) -> str:
     )
 
 
-def document(results: list[Result], note: str) -> str:
-    """Return docs/accuracy.md."""
-    apart = [r for r in results if r.name in APART]
-    others = [r for r in results if r.name not in APART]
-    head = [
-        "| programs | figure | mean error | bias | noise of a run | in the interval |",
-        "|---|---|---|---|---|---|",
-    ]
-    groups = [("all", results), ("looked at", others), ("kept apart", apart)]
+def document(found: dict[str, list[Result]], note: str) -> str:
+    """Return docs/accuracy.md. found: by what was predicted from."""
+    results = found[TRACE]
     seconds = [statistics.median(run.seconds for run in rung.runs) for r in results for rung in r.rungs]
     lines = [
         *["# How far predictions are off", ""],
         *([f"**{note}**", ""] if note else []),
         f"Made by `python bench/accuracy.py FOLDER --write docs/accuracy.md`, from {results[0].told['go']},"
         f" {platform.system().lower()}/{platform.machine()}, {os.cpu_count()} processors. Each program was recorded"
-        f" once at GOGC={RECORDED_AT} and GOMAXPROCS={PROCS}, predicted from that alone, and run"
+        f" once at GOGC={RECORDED_AT} and GOMAXPROCS={PROCS}, logged once untraced at GOGC={CALIBRATED_AT}, and run"
         f" {results[0].told['reruns']} times untraced under each setting ({min(seconds):.1f} to {max(seconds):.1f} s a"
-        " run). An error is the prediction less the median of the real runs, in percent of it; of GC CPU it is the"
-        " difference, in points. Below 10 cycles one more or less is no error. Bytes marked are compared where"
-        " gctrace, which rounds, knows them to 5 %. Noise is the mean distance of one real"
-        f" run from the median. Kept apart are {', '.join(APART)}: chosen before any prediction of theirs was looked"
-        " at.",
-        *["", f"## GOGC {', '.join(map(str, GOGC))}, no limit", "", *head],
-        *[line for title, group in groups for line in _means(title, group, "free")],
-        *["", "Mean error by program:", "", *_by_program(results, "free")],
+        " run). Predicted is from the trace alone; from the trace calibrated by the log (`--calibrate`); from the log"
+        f" alone; the log's own setting is left out of the last two. {DEFINED} Kept apart are {', '.join(APART)}:"
+        " chosen before any prediction of theirs was looked at.",
+        *["", f"## GOGC {', '.join(map(str, GOGC))}, no limit", "", *_means(found, "free")],
+        *["", "Mean error by program, from the trace alone:", "", *_by_program(results, "free")],
+        *["", "From the trace calibrated by the log:", "", *_by_program(found[CALIBRATED], "free")],
     ]
     if any(r.limited for r in results):
         lines += [
-            *["", f"## Memory limits of {', '.join(LIMITS)} the live heap, GOGC off and 100", "", *head],
-            *[line for title, group in groups for line in _means(title, group, "limited")],
-            *[
-                "",
-                f"Of the programs that keep at least {LIVE_ENOUGH >> 20} MiB alive: below, such limits are less than",
-            ],
-            "the runtime itself needs.",
-            *["", _thrashing(results), "", "Mean error by program:", "", *_by_program(results, "limited")],
+            *["", f"## Memory limits of {', '.join(LIMITS)} the live heap, GOGC off and 100", ""],
+            f"Of the programs that keep at least {LIVE_ENOUGH >> 20} MiB alive: below, such limits are less than the"
+            " runtime itself needs.",
+            *["", *_means(found, "limited")],
+            *["", f"From {TRACE}: {_thrashing(results)} Calibrated: {_thrashing(found[CALIBRATED])}"],
+            *["", "Mean error by program, from the trace calibrated by the log:", ""],
+            *_by_program(found[CALIBRATED], "limited"),
         ]
     lines += ["", "## Programs", ""]
     lines += [f"- {r.name}: `{shlex.join(r.told['command'])}`, {r.told['date']}" for r in results]
     lines += [
-        *["", "## All rows", ""],
+        *["", f"## All rows, from {TRACE}", ""],
         "Real is least/median/most. In brackets, where the median lies outside the predicted interval: the error.",
         *["", *_rows(results)],
     ]
@@ -286,13 +304,13 @@ def main() -> None:
     parser.add_argument("--note", default="", help="a sentence to put in its head")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    results = []
-    for name in options.only or PROGRAMS:
+    names = options.only or list(PROGRAMS)
+    for name in names:
         if not (options.folder / f"{name}.json").exists():
             print(f"measuring {name}", file=sys.stderr)
             measure(name, options.folder.absolute(), reruns=options.reruns, limits=not options.no_limits)
-        results.append(judge(name, options.folder, draws=options.draws))
-    text = document(results, options.note)
+    found = {how: [judge(n, options.folder, how=how, draws=options.draws) for n in names] for how in HOW}
+    text = document(found, options.note)
     if options.write:
         options.write.write_text(text, encoding="utf-8")
     else:

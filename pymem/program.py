@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from pymem.replay import EventSource, commits_of
 from pymem.workload.calibration import Calibration, calibrate
 from pymem.workload.columns import Columns, Event
 from pymem.workload.spread import spread_deaths
+from pymem.workload.steady_procs import with_steady_procs
 from pymem.workload.trace_stream import TraceStream
 from pymem.workload.without_tracer import without_tracer
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from pymem.workload.workload import WorkloadType
 
-__all__ = ["MOST_KEPT", "Part", "Program", "part_of", "read_program"]
+__all__ = ["MOST_KEPT", "Fit", "Part", "Program", "part_of", "read_program"]
 
 MOST_KEPT = 24_000_000
 """Rows kept in memory, 41 bytes each: about 1 GB."""
@@ -59,6 +61,36 @@ class Part(NamedTuple):
         return int(self.stack_bytes[i - 1]) if i else 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What a log of an untraced run says of a recording (`pymem.whatif.fitting`)."""
+
+    mark: float
+    """How many times the costs of marking that the recording tells."""
+    time: float
+    """How many times the time that the recording says the program takes."""
+    mark_error: float
+    """Standard errors of the logarithms of these two."""
+    time_error: float
+    cycles: int
+    """Of the log."""
+    gogc: int
+    """Percent, of the log."""
+    stops: tuple[int, ...]
+    """ns that the world was stopped for to begin each cycle, and to end its mark."""
+    terms: tuple[int, ...]
+
+    def costs(self, costs: Costs) -> Costs:
+        """Return costs that are by the log where it tells them."""
+        return replace(
+            costs,
+            mark_byte_ns=costs.mark_byte_ns * self.mark,
+            mark_object_ns=costs.mark_object_ns * self.mark,
+            stop_ns=round(median(self.stops)),
+            term_ns=round(median(self.terms)),
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
     """What `rerun` runs. It is never changed, so threads may share it."""
@@ -73,6 +105,15 @@ class Program:
     spread: bool
     kept: tuple[Part, ...] | None
     """All rows; None: they are read anew for each run."""
+    fit: Fit | None = None
+    """Of a log beside the recording; `costs` are by it then."""
+
+    def fitted(self, fit: Fit) -> Program:
+        """Return the program as a log of an untraced run has it. The fit is of the program as it is, fitted or not."""
+        costs, old = fit.costs(self.costs), self.fit
+        if old:
+            fit = replace(fit, mark=fit.mark * old.mark, time=fit.time * old.time)
+        return replace(self, costs=costs, fit=fit)
 
     @property
     def types(self) -> Sequence[WorkloadType]:
@@ -114,6 +155,7 @@ def read_program(
     Raises what `replay` raises.
 
     """
+    given = costs is not None
     if costs is None:  # some sources say what collecting cost
         costs = (getattr(source, "costs", None) if calibrated else None) or Costs()
     if globals_bytes is None:  # and how large they were
@@ -125,6 +167,7 @@ def read_program(
         if calibrated:
             calibration = calibrate(source, costs=costs, globals_bytes=globals_bytes)
             costs, globals_bytes = calibration.costs(costs), calibration.globals_bytes
+            costs = costs if given else calibration.pauses(costs)
     elif globals_bytes is None:
         commits = commits_of(source)
         globals_bytes = commits[-1].globals_scan if commits else None
@@ -156,7 +199,7 @@ def _keep(
 def _parts(source: EventSource, *, spread: bool) -> Iterator[Part]:
     chunks = source.chunks(_CHUNK)
     if source.tier == "trace":
-        chunks = without_tracer(chunks, source.types)
+        chunks = with_steady_procs(without_tracer(chunks, source.types), source.procs)
     if spread and getattr(source, "resolution", "cycle") == "cycle":
         chunks = spread_deaths(chunks)
     for columns in chunks:

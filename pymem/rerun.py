@@ -211,11 +211,11 @@ class _Emulation:
         )
         self.timeline = _Timeline(self.collector)
         self._procs, self._recorded_procs = procs, program.procs
-        self._scale = time_scale * chance.time
+        self._scale = time_scale * chance.time * (program.fit.time if program.fit else 1.0)
         self._time = program.calibration.time if program.calibration else None
         self.collector.turns.phase_ns = chance.phase_ns
         if self._time and procs == program.procs:
-            self.collector.turns.gives_way_ns = self._time.gives_way_ns
+            self.collector.turns.gives_way_ns = self._time.gives_way_ns * self._scale
         elif told := getattr(program.source, "gives_way_ns", None):  # of sources that know amounts only
             self.collector.turns.gives_way_ns = told
         self._last: float | None = None

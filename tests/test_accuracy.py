@@ -244,6 +244,7 @@ def test_run_program_interrupted(tmp_path: Path) -> None:
     def interrupt() -> None:
         while not (tmp_path / "pid").exists():
             time.sleep(0.01)
+        time.sleep(0.3)  # it runs; whoever started it has to know
         os.kill(os.getpid(), 2)
 
     threading.Thread(target=interrupt).start()

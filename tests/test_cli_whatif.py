@@ -9,7 +9,10 @@ import pytest
 from command_line import LRU, Command, assert_one_line
 
 from pymem.cli.whatif import _amount, _number, _percent, _time
+from pymem.rerun import Chance, rerun
+from pymem.stats.gctrace import gctrace_line
 from pymem.whatif import Estimate
+from pymem.workload.sources import open_stream
 
 GRID = ("--gogc", "25,800,off", "--memory-limit", "off,64MiB,15MiB", "--gomaxprocs", "1,16")
 
@@ -49,13 +52,36 @@ def test_widest_cells() -> None:
 def test_recommend(pymem: Command) -> None:
     result = pymem("recommend", LRU, "--limit", "12MiB")
     assert result.status == 0
-    assert result.out.startswith("GOGC=50 GOMEMLIMIT=10MiB\n\nThe peak footprint is")
     assert result.err == f"next: pymem whatif {LRU} --memory-limit off,10MiB\n"
     answer = pymem("recommend", LRU, "--limit", "12MiB", "--json").json
+    assert answer["line"] == f"GOGC={answer['choice']['gogc']} GOMEMLIMIT=10MiB"
+    assert result.out.startswith(f"{answer['line']}\n\nThe peak footprint is")
     assert answer["faster"] is None
     assert f"\nin {answer['more'] >> 20}MiB" in result.out
-    assert answer["with_more"]["gogc"] > answer["choice"]["gogc"] == 50
+    assert answer["with_more"]["gogc"] > answer["choice"]["gogc"] > 25
     assert " ".join(result.out.split("\n\n")[1].split()) == answer["why"]
+
+
+def test_calibrate(pymem: Command, tmp_path: Path) -> None:
+    """What a log changes is printed, and the next command goes by it too; a log that does not do is no recording."""
+    log = tmp_path / "lru.gctrace"
+    cycles = rerun(open_stream(LRU), gogc=25, chance=Chance(time=2.0)).cycles
+    log.write_text("# GOGC=25\n" + "".join(f"{gctrace_line(cycle)}\n" for cycle in cycles))
+    result = pymem("whatif", LRU, "--calibrate", log, "--gogc", "25,50", "--draws", 1)
+    assert result.out.startswith(f"\nCalibrated by {log}: {len(cycles)} cycles at GOGC=25\n")
+    assert "pauses, quantiles of the log's;" in result.out
+    assert f"next: pymem recommend {LRU} --calibrate {log} --limit" in result.err
+    told = pymem("whatif", LRU, "--calibrate", log, "--draws", 1, "--json").json["calibration"]
+    assert told["time"] == pytest.approx(2.0, rel=0.15)
+    found = pymem("recommend", LRU, "--calibrate", log, "--limit", "1GiB", "--draws", 1)
+    assert found.out.startswith("\nCalibrated by")
+    assert f"next: pymem whatif {LRU} --calibrate {log} --memory-limit" in found.err
+    for bad, says in (
+        (tmp_path / "none", "No such file"),
+        (LRU, "no gctrace line"),
+        (tmp_path, "Is a directory"),
+    ):
+        assert_one_line(pymem("whatif", LRU, "--calibrate", bad), f"pymem: --calibrate {bad}: {says}")
 
 
 def test_recommend_nothing(pymem: Command) -> None:

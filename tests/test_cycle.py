@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import LRU
 from driven import Driven, programs
 from hypothesis import given, settings
 
 import pymem
 from pymem.gc.costs import Costs
 from pymem.gc.cpu import Share, Turns, share_out
+from pymem.gc.cycle import EMPTY_PROGRAM_GLOBALS
 from pymem.gc.events import GCEvent, GCPhase
+from pymem.gc.marking import Progress, RecordMark
+from pymem.program import read_program
+from pymem.rerun import rerun
 from pymem.stats.gctrace import parse_gctrace
+from pymem.workload.sources import open_stream
 
 MB = 1 << 20
 SPAN = 8192
@@ -186,13 +192,60 @@ def test_slow_program_hardly_assists() -> None:
 
 @pytest.mark.parametrize("procs", [1, 2, 4, 8])
 def test_a_quarter_of_the_ps_marks(procs: int) -> None:
-    with runtime(gomaxprocs=procs, costs=Costs(mark_byte_ns=20.0)) as rt:
+    """A P that is idle has a fractional worker first, if there are any, for as long as the globals take."""
+    costs = Costs(mark_byte_ns=20.0, worker_start_ns=0, mark_end_ns=0)
+    with runtime(gomaxprocs=procs, costs=costs) as rt:
         grow(rt, 60 * MB)
         for c in rt.gc_stats.cycles:
             marking = (c.term_ns - c.mark_ns) * procs
-            assert abs(c.dedicated_ns + c.fractional_ns - marking / 4) <= marking * 0.26
-            idle = max(0, procs - 1 - c.dedicated_workers) * (c.term_ns - c.mark_ns)
-            assert abs(c.idle_ns - idle) <= procs
+            idle_procs = max(0, procs - 1 - c.dedicated_workers)
+            first = min(EMPTY_PROGRAM_GLOBALS * 20.0, c.term_ns - c.mark_ns) if c.fractional_goal else 0.0
+            background = c.dedicated_ns + c.fractional_ns - first * idle_procs
+            assert abs(background - marking / 4) <= marking * 0.26
+            assert abs(c.idle_ns - idle_procs * (c.term_ns - c.mark_ns - first)) <= procs
+
+
+def test_workers_have_to_wake_up() -> None:
+    costs = Costs(mark_byte_ns=0.0, mark_object_ns=0.0, worker_start_ns=70_000)
+    with runtime(gomaxprocs=2, costs=costs) as rt:
+        rt.gc()
+        cycle = rt.gc_stats.cycles[-1]
+        assert cycle.term_ns - cycle.mark_ns == 70_000
+
+
+def test_one_p_asks_itself() -> None:
+    """Whoever ends the mark, a worker or an assist."""
+    marks = []
+    for ns in (0, 3_000_000):
+        with runtime(gomaxprocs=1, costs=Costs(mark_end_ns=ns)) as rt:
+            grow(rt, 30 * MB)
+            marks.append([c.term_ns - c.mark_ns for c in rt.gc_stats.cycles])
+            assert any(c.assist_ns for c in rt.gc_stats.cycles)
+    assert marks[0] == marks[1]
+
+
+def test_waiting_for_globals_takes_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where bytes cost nothing, and objects all."""
+    steps = []
+    drain = RecordMark.drain
+
+    def counted(mark: RecordMark, ns: float) -> Progress:
+        steps.append(ns)
+        return drain(mark, ns)
+
+    monkeypatch.setattr(RecordMark, "drain", counted)
+    program = read_program(open_stream(LRU), costs=Costs(mark_byte_ns=0.0), calibrated=False)
+    run = rerun(program, gogc="off", memory_limit="4MiB", gomaxprocs=2)
+    assert 3 < len(run.cycles) < len(steps) < 100 * len(run.cycles)
+
+
+def test_the_program_goes_on_until_all_ps_have_been_asked() -> None:
+    """But for whoever found that nothing is left: it asks."""
+    with runtime(gomaxprocs=2, costs=Costs(mark_end_ns=3_000_000)) as rt:
+        grow(rt, 60 * MB)
+        marks = [c.term_ns - c.mark_ns for c in rt.gc_stats.cycles]
+        assert min(marks) > 3_000_000
+        assert any(c.heap1 - c.heap0 > MB // 4 for c in rt.gc_stats.cycles)
 
 
 def test_pauses_are_billed_to_all() -> None:
@@ -224,13 +277,13 @@ def test_slices_take_10_to_20_ms(start: int) -> None:
     """The worker's turn comes when the second look after the goroutine's start finds it there still."""
     share, turns, passed = Share(0, 0.25, 0, 0, 0.75), Turns(), 100_000_000
     turns.begin(start)
-    waits, first = turns.turn(share, start, goal=0.25, passed=1, worked=0)
+    waits, first = turns.turn(share, start, goal=0.25, passed=1, waited=0, worked=0)
     assert waits.fractional == 0
     assert 0 < first <= 20_000_000
-    marks, turn = turns.turn(share, start + int(first), goal=0.25, passed=passed, worked=0)
+    marks, turn = turns.turn(share, start + int(first), goal=0.25, passed=passed, waited=0, worked=0)
     assert (marks.fractional, marks.speed) == (1.0, 0.0)
     done = start + int(first + turn)
-    waits, then = turns.turn(share, done, goal=0.25, passed=passed, worked=passed)
+    waits, then = turns.turn(share, done, goal=0.25, passed=passed, waited=0, worked=passed)
     assert waits.fractional == 0
     assert 10_000_000 <= then <= 20_000_000
     assert (done + int(then)) % 10_000_000 == pytest.approx(0, abs=1)
@@ -240,7 +293,22 @@ def test_slices_end_where_the_program_gives_way() -> None:
     share, turns = Share(0, 0.25, 0, 0, 0.75), Turns()
     turns.gives_way_ns = 2e6
     turns.begin(5_500_000)
-    assert turns.turn(share, 5_500_000, goal=0.25, passed=1, worked=0)[1] == 500_000
+    assert turns.turn(share, 5_500_000, goal=0.25, passed=1, waited=0, worked=0)[1] == 500_000
+
+
+def test_idle_ps_have_a_fractional_worker_first() -> None:
+    """Until it has done what it does at least, and is 20 % ahead of its share of the time since marking began."""
+    share, turns = Share(0, 0.25, 1, 0, 0.75), Turns()
+    turns.begin(0)
+    turns.first_ns = 50_000.0
+    first, left = turns.turn(share, 150_000, goal=0.25, passed=150_000, waited=150_000, worked=0)
+    assert (first.fractional, first.idle) == (1.0, 0)
+    assert left == pytest.approx(150_000 * 0.3 / 0.7)
+    after = 150_000 + int(left) + 1
+    later, _ = turns.turn(share, after, goal=0.25, passed=after, waited=150_000, worked=int(left))
+    assert (later.fractional, later.idle) == (0.0, 1)
+    turns.first_ns = 90_000.0
+    assert turns.turn(share, 150_000, goal=0.25, passed=150_000, waited=150_000, worked=0)[1] == 90_000
 
 
 def test_share_out() -> None:

@@ -125,7 +125,7 @@ def test_calibrate(pymem: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "untraced madvdontneed=1,gctrace=1 GOGC= 2\n" in result.err
     assert "gc 1 @" not in result.err
     assert result.out == "out\n"
-    assert log.read_text() == LINES
+    assert log.read_text() == f"# GOGC=100\n{LINES}"
     assert result.err.endswith(
         f"pymem: {log}: 3 GC cycles of the untraced run\nnext: pymem whatif {trace} --calibrate {log}\n"
     )
@@ -234,4 +234,5 @@ def test_calibrate_go_test(pymem: Command, tmp_path: Path, monkeypatch: pytest.M
     ]  # fmt: skip
     log = read_gctrace_log("churn.gctrace")
     assert log.processes == (len(log.cycles),)
-    assert 10 <= len(log.cycles) < pymem("info", "churn.trace", "--json").json["cycles"]
+    assert len(log.cycles) >= 10
+    assert log.gogc == 100  # the environment's, not the recording's

@@ -294,6 +294,15 @@ def test_calibration_scales_marking_only() -> None:
     )
 
 
+def test_pauses_are_the_recorded_ones_unless_costs_are_given() -> None:
+    program = read_program(stream())
+    assert program.calibration is not None
+    pause = round(float(np.median(program.calibration.time.pauses)))
+    assert pause > 0
+    assert (program.costs.stop_ns, program.costs.term_ns) == (pause, pause)
+    assert read_program(stream(), costs=Costs(stop_ns=7)).costs.stop_ns == 7
+
+
 def test_program_time_less_by_dearer_faults() -> None:
     own = [
         program_time(TRACE, procs=1, costs=replace(Costs(), fault_page_ns=ns)).own[-1]

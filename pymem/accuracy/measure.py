@@ -35,6 +35,10 @@ DEBUG = ("gctrace=1", "gcpacertrace=1")
 """GODEBUG of a run that is measured."""
 
 _MB = 1 << 20
+_LEAST_HEAP = 4 << 20
+"""Bytes, times GOGC / 100: the least goal, which tells nothing of what was marked. Go: defaultHeapMinimum."""
+_LEAST_WAY = 1 << 20
+"""Bytes that a goal is above what lives, at least: again it tells nothing then. Go: sweepMinHeapDistance."""
 _SAME = 0.25
 """Seconds by which the beginnings of one process may seem to differ from line to line: naps, and a busy machine."""
 _PACER = re.compile(
@@ -178,8 +182,10 @@ def _marked(cycles: Sequence[_Cycle], gogc: int) -> tuple[list[float], float]:
     share = gogc / 100
     for i, (cycle, after) in enumerate(pairwise(cycles)):
         if cycle.pacer and after.pacer:
-            marked = (after.pacer.goal - cycle.pacer.roots * share) / (1 + share)
-            if marked // _MB == cycle.line.heap2 // _MB:
+            goal = after.pacer.goal
+            marked = (goal - cycle.pacer.roots * share) / (1 + share)
+            told = goal > max(_LEAST_HEAP * share, marked + _LEAST_WAY)
+            if told and marked // _MB == cycle.line.heap2 // _MB:
                 out[i] = marked
                 rounded -= 1
     return out, rounded * _MB / 2

@@ -51,8 +51,8 @@ _Calibrate = Annotated[
     bool,
     typer.Option(
         "--calibrate",
-        help="Run it once more, untraced and with the environment's own GOGC, and keep its lines of gctrace beside"
-        " the trace, in FILE with .gctrace for .trace.",
+        help="Run it once more, untraced, with the environment's own GOGC and no memory limit, and keep its lines of"
+        " gctrace beside the trace, in FILE with .gctrace for .trace.",
     ),
 ]
 

@@ -15,7 +15,9 @@ from pymem.errors import ConfigError
 from pymem.units import NO_LIMIT, format_bytes, format_gogc, go_bytes, parse_byte_count
 
 if TYPE_CHECKING:
+    from pymem.program import Fit
     from pymem.whatif import Estimate, Recommendation, Row
+    from pymem.workload.gctrace_log import GCTraceLog
 
 __all__ = ["recommend", "whatif"]
 
@@ -35,6 +37,14 @@ Draws = Annotated[
     int, typer.Option("--draws", help="Runs a row: intervals come from their scatter.", min=1, max=1000)
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Which draws; the same seed gives the same answer.", min=0)]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        "--calibrate",
+        help="GODEBUG=gctrace=1 log of the program untraced, to go by where the recording is off.",
+        metavar="LOG",
+    ),
+]
 Results = Annotated[
     str | None,
     typer.Option("--results", help="Keep rows in this file; go on from what it has.", metavar="FILE"),
@@ -58,6 +68,7 @@ def whatif(
     draws: Draws = 8,
     seed: Seed = 0,
     costs: CostsFile = None,
+    calibrate: Calibrate = None,
     results: Results = None,
     cluster: Cluster = None,
     as_json: Json = False,
@@ -67,34 +78,37 @@ def whatif(
     Peak heap is the largest heapLive at the end of marking (gctrace's middle figure); footprint is the largest
     Sys - HeapReleased, which GOMEMLIMIT and the OOM killer see. What is in brackets should hold the median of real runs
     nine times in ten. A star marks the rows that no other beats in both footprint and GC CPU. Pauses are quantiles of
-    the recorded ones: settings change how many there are, and with that the longest to be expected, but not their
-    median, nor the 99th percentile of 50 cycles or more.
+    the recorded ones, or of the log's: settings change how many there are, and with that the longest to be expected,
+    but not their median, nor the 99th percentile of 50 cycles or more.
     """
-    from pymem.whatif import grid, sweep
+    from pymem.whatif import grid, source_for, sweep
 
     rate = _rate(leak) if leak is not None else None
-    paid = load_costs(costs)
+    paid, log = load_costs(costs), _log(calibrate)
     scenarios = grid(
         gogc=with_commas("--gogc", gogc),
         memory_limit=with_commas("--memory-limit", memory_limit),
         gomaxprocs=_procs(gomaxprocs),
     )
     with progress("predicting", file, quiet=as_json) as tell, on_cluster(cluster) as executor:
+        source = source_for(file, costs=paid, calibrate=log, executor=executor)
         rows = sweep(
-            file,
+            source,
             scenarios,
             draws=draws,
             seed=seed,
-            costs=paid,
             executor=executor,
             results=results,
             progress=tell,
         )
     if as_json:
-        print_json({"file": file, "draws": draws, "seed": seed, "rows": [_facts(r, rate) for r in rows]})
+        told = {"calibration": _fit_facts(calibrate, source.fit)} if source.fit else {}
+        found = [_facts(r, rate) for r in rows]
+        print_json({"file": file, "draws": draws, "seed": seed, **told, "rows": found})
         return
-    _print_rows(file, rows, rate)
-    suggest(["recommend", file, "--limit", _roomy(rows)])
+    _print_fit(calibrate, source.fit)
+    _print_rows(file, rows, rate, fit=source.fit)
+    suggest(["recommend", file, *_same(calibrate, costs), "--limit", _roomy(rows)])
 
 
 def recommend(
@@ -111,32 +125,37 @@ def recommend(
     draws: Draws = 8,
     seed: Seed = 0,
     costs: CostsFile = None,
+    calibrate: Calibrate = None,
     cluster: Cluster = None,
     as_json: Json = False,
 ) -> None:
     """Say which GOGC and GOMEMLIMIT to use in so much memory, as a line to paste, and why."""
     from pymem.whatif import recommend as search
+    from pymem.whatif import source_for
 
     share = _share("--max-gc-cpu", max_gc_cpu) if max_gc_cpu is not None else None
-    free, paid = _share("--headroom", headroom), load_costs(costs)
+    free, paid, log = _share("--headroom", headroom), load_costs(costs), _log(calibrate)
     with progress("searching", file, quiet=as_json) as tell, on_cluster(cluster) as executor:
+        source = source_for(file, costs=paid, calibrate=log, executor=executor)
         answer = search(
-            file,
+            source,
             limit=limit,
             max_gc_cpu=share,
             headroom=free,
             draws=draws,
             seed=seed,
-            costs=paid,
             executor=executor,
             progress=tell,
         )
     if as_json:
         names = ("choice", "thriftier", "faster", "with_more")
         rows = {name: row and row.facts() for name in names for row in [getattr(answer, name)]}
-        print_json({"file": file, "line": answer.line, "why": answer.why, **rows, "more": answer.more})
+        told = {"calibration": _fit_facts(calibrate, source.fit)} if source.fit else {}
+        said = {"line": answer.line, "why": answer.why}
+        print_json({"file": file, **told, **said, **rows, "more": answer.more})
     else:
-        _print_answer(file, answer)
+        _print_fit(calibrate, source.fit)
+        _print_answer([file, *_same(calibrate, costs)], answer)
     if answer.choice is None:
         raise typer.Exit(1)
 
@@ -163,6 +182,24 @@ def _share(option: str, text: str) -> float:
     return share
 
 
+def _log(path: str | None) -> GCTraceLog | None:
+    """Return the log of --calibrate, before the recording is read."""
+    from pymem.whatif.fitting import load_log
+
+    if path is None:
+        return None
+    try:
+        return load_log(path)
+    except ConfigError as error:
+        raise ConfigError(f"--calibrate {error}") from None
+
+
+def _same(calibrate: str | None, costs: str | None) -> list[str]:
+    """Return the options that a further command needs to come to the same figures."""
+    given = {"--calibrate": calibrate, "--costs": costs}
+    return [word for option, value in given.items() if value for word in (option, value)]
+
+
 def _rate(text: str) -> float:
     """Return bytes an hour from "5MiB/min"."""
     amount, _, unit = text.partition("/")
@@ -173,6 +210,23 @@ def _rate(text: str) -> float:
 
 
 # ---- what is answered ----
+
+
+def _fit_facts(log: str | None, fit: Fit) -> dict[str, Any]:
+    names = ("mark", "mark_error", "time", "time_error", "cycles", "gogc")
+    return {"log": log, **{name: getattr(fit, name) for name in names}}
+
+
+def _print_fit(log: str | None, fit: Fit | None) -> None:
+    if fit is None:
+        return
+    rows = [("the program's time", fit.time, fit.time_error), ("marking", fit.mark, fit.mark_error)]
+    print_table(
+        f"Calibrated by {log}: {count(fit.cycles)} cycles at GOGC={fit.gogc}",
+        ["", "times the recording's", "standard error"],
+        [[name, f"{factor:.2f}", f"{error:.0%}"] for name, factor, error in rows],
+        left=1,
+    )
 
 
 def _facts(row: Row, rate: float | None) -> dict[str, Any]:
@@ -200,7 +254,7 @@ _FIGURES = ("GCs", "peak heap", "footprint", "GC CPU")
 _LENGTHS = ("p50", "p99", "longest")
 
 
-def _print_rows(file: str, rows: tuple[Row, ...], rate: float | None) -> None:
+def _print_rows(file: str, rows: tuple[Row, ...], rate: float | None, *, fit: Fit | None) -> None:
     from pymem.whatif import Scenario
 
     print_facts([("recording", f"{file}, tier {rows[0].tier}"), ("rows", count(len(rows)))])
@@ -210,7 +264,8 @@ def _print_rows(file: str, rows: tuple[Row, ...], rate: float | None) -> None:
         [[*_settings(r), "*" if r.pareto else "", *_figures(r)] for r in rows],
         left=4,
     )
-    pauses = "quantiles of the recorded ones" if rows[0].tier == "trace" else "by Costs"
+    recorded = "quantiles of the recorded ones" if rows[0].tier == "trace" else "by Costs"
+    pauses = "quantiles of the log's" if fit else recorded
     print_table(
         f"Besides: means and sums; pauses, {pauses}; what a limit does",
         [*_SETTINGS, "mean heap", "marked", "assists", *_LENGTHS, "as GOGC", "limited"],
@@ -247,11 +302,11 @@ def _print_leak(rows: tuple[Row, ...], rate: float) -> None:
     )
 
 
-def _print_answer(file: str, answer: Recommendation) -> None:
+def _print_answer(asked: list[str], answer: Recommendation) -> None:
     why = textwrap.fill(answer.why, _WIDTH)
     if answer.choice is None:
         print(why)
-        suggest(["types", file])
+        suggest(["types", asked[0]])
         return
     print(f"{answer.line}\n\n{why}")
     rows = [("thriftier", answer.thriftier), ("to use", answer.choice), ("faster", answer.faster)]
@@ -263,7 +318,7 @@ def _print_answer(file: str, answer: Recommendation) -> None:
         [[name, format_gogc(row.gogc), *_figures(row)] for name, row in rows if row],
         left=2,
     )
-    suggest(["whatif", file, "--memory-limit", f"off,{go_bytes(answer.choice.memory_limit)}"])
+    suggest(["whatif", *asked, "--memory-limit", f"off,{go_bytes(answer.choice.memory_limit)}"])
 
 
 def _number(e: Estimate) -> str:

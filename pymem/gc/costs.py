@@ -36,6 +36,10 @@ class Costs:
     """The world stopped to begin a cycle."""
     term_ns: int = 6_000
     """The world stopped to end marking."""
+    worker_start_ns: int = 150_000
+    """From when marking may begin until the first background worker does: a thread has to wake up."""
+    mark_end_ns: int = 30_000
+    """From when nothing is left to mark until the world is stopped: every P has to say that it found nothing."""
     move_object_ns: float = 100.0
     """An object moved by compaction. Go moves none: this and the next two are what our own core takes."""
     move_byte_ns: float = 0.4

@@ -65,13 +65,15 @@ class Turns:
     retake.
     """
 
-    __slots__ = ("_slice_end", "_worker_runs", "gives_way_ns", "phase_ns")
+    __slots__ = ("_slice_end", "_worker_runs", "first_ns", "gives_way_ns", "phase_ns")
 
     def __init__(self) -> None:
         self.gives_way_ns = _FOREVER
         """Nanoseconds after which a goroutine of the program gives its P away by itself, on average."""
         self.phase_ns = 0
         """Nanoseconds from the process's birth back to a look of the runtime at its Ps, less than 20 ms."""
+        self.first_ns = 0.0
+        """What a fractional worker does at least once it has a P, ns: the first block of globals."""
         self._worker_runs = False
         self._slice_end = 0.0  # when the goroutine that has the Ps gives way
 
@@ -86,14 +88,35 @@ class Turns:
         at = started + self.phase_ns
         return min(started + self.gives_way_ns, (at // TIME_SLICE + 2) * TIME_SLICE - self.phase_ns)
 
-    def turn(self, share: Share, now: int, *, goal: float, passed: int, worked: int) -> tuple[Share, float]:
+    def turn(
+        self, share: Share, now: int, *, goal: float, passed: int, waited: int, worked: int
+    ) -> tuple[Share, float]:
         """Return how the Ps are used now, and for how long at most, ns.
 
-        share: how they would be on average; goal: the worker's share of a P; passed: ns since marking began; worked:
-        those of them that fractional workers had, of all Ps.
+        share: how they would be on average; goal: the worker's share of a P; passed: ns since marking began; waited:
+        those of them before the first worker began; worked: those that fractional workers had, of all Ps.
+
+        A P with nothing to do has a fractional worker first, and an idle one when that is ahead of its share.
         """
         if not share.fractional:
             return share, _FOREVER
+        first = self._first(goal, waited)
+        if share.idle and passed - waited < first:
+            also, left = self.turn(
+                share._replace(idle=0), now, goal=goal, passed=passed, waited=waited, worked=worked
+            )
+            return also._replace(fractional=also.fractional + share.idle), min(left, first - passed + waited)
+        return self._by_turns(share, now, goal=goal, passed=passed, worked=worked - int(first * share.idle))
+
+    def _first(self, goal: float, waited: int) -> float:
+        """Return how long a fractional worker keeps an idle P, ns: what it does at least, and until it is ahead."""
+        ahead = _FRACTIONAL_SLACK * goal
+        return max(self.first_ns, waited * ahead / (1 - ahead))
+
+    def _by_turns(
+        self, share: Share, now: int, *, goal: float, passed: int, worked: int
+    ) -> tuple[Share, float]:
+        """Return who has the program's Ps now: the program, or fractional workers."""
         mutators = share.fractional / goal
         if not self._worker_runs and now >= self._slice_end:
             self._worker_runs = True

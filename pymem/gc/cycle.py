@@ -61,6 +61,10 @@ _ROUNDING = 1e-3
 """Nanoseconds of the program's time that are nothing: what adding floats leaves over."""
 _MOST_CREDIT = 1 << 62
 """Bytes: where next to no work is left, a byte of it pays for more than there are numbers for."""
+_ROUND_UP = 1000.0
+"""Nanoseconds, at least, for which somebody waits: so that waiting takes few steps."""
+_ROOT_BLOCK = 256 << 10
+"""Bytes of globals that are scanned in one go. Go: rootBlockBytes."""
 
 
 class Collector:
@@ -115,6 +119,8 @@ class Collector:
         """The cycle that is marking."""
         self._procs = procs
         self._mark: Mark | None = None
+        self._globals_done = 0  # bytes of globals that workers have scanned and not been credited for
+        self._mark_ends = 0  # when the world is to be stopped, ns; 0: there is something left to mark
         self.sweeper = Sweeper(heap, costs)
         self.turns = Turns()
         self._program_ns = 0.0  # charged, not yet passed
@@ -276,19 +282,25 @@ class Collector:
         progress = self._background(share, time)
         spent = progress.ns / (share.workers or 1.0) if progress.finished else time
         self._pass_marking(share, spent)
-        if progress.finished:
-            self._terminate()
+        if progress.finished or (self._mark_ends and self.clock.now >= self._mark_ends):
+            self._nothing_left()
         left = ns - spent * speed
         return left if left > _ROUNDING else 0.0
 
     def _turn(self) -> tuple[Share, float]:
         """Return who has the Ps now, and for how long at most, ns."""
         pacer, now = self.pacer, self.clock.now
+        passed = now - pacer.mark_start_time
+        waited = self.costs.worker_start_ns if self.clock.procs > 1 else 0  # one P is awake
+        if passed < waited or self._mark_ends:
+            until = self._mark_ends - now if self._mark_ends else waited - passed
+            return share_out(self.clock.procs, self.busy, dedicated=0, fractional=0.0, max_idle=0), until
         return self.turns.turn(
             self._share(),
             now,
             goal=pacer.fractional_utilization_goal,
-            passed=now - pacer.mark_start_time,
+            passed=passed,
+            waited=waited,
             worked=pacer.fractional_mark_time,
         )
 
@@ -351,13 +363,14 @@ class Collector:
         by_record = self.liveness == "record" if by_record is None else by_record
         mark = self._start_mark(by_record, assists=kind != TriggerKind.CYCLE)
         self._sync()
-        self._start_pacer(kind, cycle)
         self._stop_world(self.costs.stop_ns, cycle)
+        self._start_pacer(kind, cycle)
         self._mark = mark
         pacer.blacken_enabled = True
         self.limiter.finish_gc_transition(self.clock.now)
         cycle.mark_ns = self.clock.now
         self.turns.begin(cycle.mark_ns)
+        self.turns.first_ns = min(self._globals, _ROOT_BLOCK) * self.costs.mark_byte_ns
         self.record = cycle
         if self._tracer:
             self._tracer.mark_started(cycle)
@@ -413,7 +426,12 @@ class Collector:
         assert self._mark is not None
         progress = self._mark.drain(share.workers * time) if share.workers else _NO_PROGRESS
         self._count(progress)
-        self.pacer.flush_bg_credit(progress.work)
+        self._globals_done += progress.globals
+        if self._mark.globals_left == 0 or self._globals_done >= _ROOT_BLOCK:
+            progress_of_globals, self._globals_done = self._globals_done, 0
+        else:  # a block counts when it is done
+            progress_of_globals = 0
+        self.pacer.flush_bg_credit(progress.work - progress.globals + progress_of_globals)
         self.pacer.revise()
         return progress
 
@@ -453,6 +471,12 @@ class Collector:
             return
         debtor = Debtor(before)
         work = self.pacer.assist_work(debtor)
+        if work > 0 and self._mark_ends:
+            self._wait_for_end()
+            return
+        if work > 0 and self._only_globals_left():
+            self._wait_for_globals()
+            work = self.pacer.assist_work(debtor) if self._mark else 0
         if work > 0:
             self._assist_work(proc, debtor, work)
         after = min(max(debtor.gc_assist_bytes, -_MOST_CREDIT), _MOST_CREDIT)
@@ -469,18 +493,51 @@ class Collector:
             self.limiter.update(self.clock.now)
         if progress.finished:
             self._pass_marking(self._share()._replace(fractional=0.0), ns)  # its P is not a worker's
-            self._terminate()
+            self._mark_ends = self.clock.now + self._asking_ns
+            self._wait_for_end()  # it is the one that asks all Ps
             return
         self._program_ns += ns  # others go on meanwhile, as beside any other work of the program
+
+    def _nothing_left(self) -> None:
+        """Have marking end when all Ps have been asked; until then the program goes on. Go: gcMarkDone."""
+        if self._mark_ends == 0 and self.busy and self._asking_ns:
+            self._mark_ends = self.clock.now + self._asking_ns
+        else:
+            self._terminate()
+
+    @property
+    def _asking_ns(self) -> int:
+        """How long it takes to ask all Ps. One P asks itself."""
+        return self.costs.mark_end_ns if self.clock.procs > 1 else 0
+
+    def _only_globals_left(self) -> bool:
+        """Whether all that can be marked now is globals that a worker is at: nothing else is known yet."""
+        mark = self._mark
+        return bool(mark and self._globals_done and 0 < mark.globals_left <= _ROOT_BLOCK)
+
+    def _wait_for_globals(self) -> None:
+        """Have whoever is in debt wait until a worker is through with them. Go: gcParkAssist."""
+        while self._mark and not self._mark_ends and self._only_globals_left():
+            share, turn = self._turn()
+            if not share.workers:  # then the one that waits makes room for it
+                share, turn = share._replace(fractional=1.0), _FOREVER
+            least = max(self._mark.globals_ns, _ROUND_UP) / share.workers
+            progress = self._background(share, min(least, turn))
+            self._pass_marking(share, min(least, turn))
+            if progress.finished:
+                self._nothing_left()
+
+    def _wait_for_end(self) -> None:
+        """Have whoever is in debt wait, as there is nothing that it could mark. Go: gcParkAssist."""
+        unused = self.clock.procs
+        self._pass(max(self._mark_ends - self.clock.now, 0), unused=unused)
+        self._terminate()
 
     def finish_mark(self) -> None:
         """Let marking run to its end while the program waits for it."""
         with self._waiting():
             while self._mark:
-                share = self._share()
-                progress = self._background(share, _FOREVER)
-                self._pass_marking(share, progress.ns / (share.workers or 1.0))
-                self._terminate()
+                self._run_marking(_FOREVER)
 
     def _terminate(self) -> None:
         """End marking: stop the world, learn, turn, start it again. Go: gcMarkDone, gcMarkTermination."""
@@ -494,6 +551,7 @@ class Collector:
         self.limiter.start_gc_transition(False, self.clock.now)
         self._stop_world(self.costs.term_ns, cycle)
         pacer.blacken_enabled = False
+        self._mark_ends = self._globals_done = 0
         pacer.wake_all_assists()
         cycle.cons_mark = getattr(pacer, "cons_mark", 0.0)
         pacer.end_cycle(cycle.term_ns, self.clock.procs)

@@ -47,6 +47,13 @@ class Progress(NamedTuple):
 class Mark(Protocol):
     """A mark under way."""
 
+    globals_left: int
+    """Bytes of the globals that are no part of the emulation: they come first, and whoever has them has them alone."""
+
+    @property
+    def globals_ns(self) -> float:
+        """Processor time that the globals left will take, as far as is known."""
+
     def drain(self, ns: float) -> Progress:
         """Mark for so much processor time, or until nothing is left."""
 
@@ -60,16 +67,21 @@ class Mark(Protocol):
 class RecordMark:
     """The marks are there; what finding them would have cost is paid off evenly."""
 
-    __slots__ = ("_done", "_globals", "_ns", "_ns_done", "_work")
+    __slots__ = ("_done", "_ns", "_ns_done", "_work", "globals_left")
 
     def __init__(self, heap: Heap, costs: Costs, globals_bytes: int) -> None:
         totals = ffi.new("pymem_mark_totals *")
         heap.call(lib.pymem_mark_get, totals)
-        self._globals = globals_bytes
+        self.globals_left = globals_bytes
         self._work = int(totals.heap_scan) + globals_bytes
         self._ns = self._work * costs.mark_byte_ns + int(totals.objects_marked) * costs.mark_object_ns
         self._done = 0
         self._ns_done = 0.0
+
+    @property
+    def globals_ns(self) -> float:
+        """Processor time that the globals left will take: objects' costs are spread over all bytes."""
+        return self.globals_left * self._ns / self._work if self._work else 0.0
 
     def drain(self, ns: float) -> Progress:
         """Mark for so much processor time, or until nothing is left."""
@@ -92,24 +104,29 @@ class RecordMark:
         self._done += work
         self._ns_done += ns
         finished = self._done >= self._work and self._ns_done >= self._ns
-        of_globals = min(work, self._globals)
-        self._globals -= of_globals
+        of_globals = min(work, self.globals_left)
+        self.globals_left -= of_globals
         return Progress(work - of_globals, 0, of_globals, ns, finished)
 
 
 class GraphMark:
     """The core marks. A budget of time becomes one of bytes by what a byte has cost so far in this cycle."""
 
-    __slots__ = ("_costs", "_debt", "_globals", "_heap", "_ns", "_out", "_work")
+    __slots__ = ("_costs", "_debt", "_heap", "_ns", "_out", "_work", "globals_left")
 
     def __init__(self, heap: Heap, costs: Costs, globals_bytes: int) -> None:
-        self._globals = globals_bytes
+        self.globals_left = globals_bytes
         self._heap = heap
         self._costs = costs
         self._out = ffi.new("pymem_mark_progress *")
         self._debt = 0.0  # ns that past budgets were overdrawn by
         self._ns = 0.0
         self._work = 0
+
+    @property
+    def globals_ns(self) -> float:
+        """Processor time that the globals left will take."""
+        return self.globals_left * self._costs.mark_byte_ns
 
     def drain(self, ns: float) -> Progress:
         """Mark for so much processor time, or until nothing is left."""
@@ -139,12 +156,12 @@ class GraphMark:
             raise CorruptHeapError(way) from None
 
     def _drain(self, work: int) -> Progress:
-        out, elsewhere = self._out, min(work, self._globals)
-        self._globals -= elsewhere
+        out, elsewhere = self._out, min(work, self.globals_left)
+        self.globals_left -= elsewhere
         self._heap.call(lib.pymem_mark_drain, work - elsewhere, out)
         heap, stacks, roots = int(out.heap_scan), int(out.stack_scan), int(out.globals_scan) + elsewhere
         scanned = heap + stacks + roots
         ns = scanned * self._costs.mark_byte_ns + int(out.objects) * self._costs.mark_object_ns
         self._ns += ns
         self._work += scanned
-        return Progress(heap, stacks, roots, ns, bool(out.idle) and not self._globals)
+        return Progress(heap, stacks, roots, ns, bool(out.idle) and not self.globals_left)

@@ -104,11 +104,15 @@ def run_calibration(
 ) -> int:
     """Run a program under GODEBUG=gctrace=1, keep its lines there, and return how many cycles they tell of.
 
-    env: added to this process's environment. A log that was there stays until this one is whole.
+    env: added to this process's environment, of which a memory limit is left out: goals would be the limit's. GOGC is
+    written above the lines. A log that was there stays until this one is whole.
     Raises RecordingError where the program fails, or has too few cycles.
     """
     whole = {**untraced(["gctrace=1"]), **(env or {})}
+    whole.pop("GOMEMLIMIT", None)
     with written(path) as log, open(_STDERR, "wb", closefd=False) as others:
+        if (gogc := whole.get("GOGC", "100")).isdecimal():
+            log.write(f"# GOGC={gogc}\n".encode())
         sieve = Sieve(log, others)
         status, _ = run_reading(subject.words, sieve, env=whole, cwd=subject.cwd, stdout=stdout)
         sieve.close()

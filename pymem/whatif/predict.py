@@ -22,18 +22,25 @@ from pymem.whatif.row import Estimate, Row
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pymem.program import Program
+    from pymem.program import Fit, Program
     from pymem.whatif.scenario import Scenario
 
 __all__ = ["chances", "predict"]
 
 _MARK_SPREAD, _TIME_SPREAD = 0.12, 0.06
 """Standard deviations of the logarithms of what marking costs and of the program's time, from one run to the next."""
+_MARK_RUNS, _TIME_RUNS = 0.05, 0.03
+"""The same where a log of an untraced run was fitted to: what is left is how runs differ."""
 _Z = 1.645
 """Standard deviations to either side that hold nine of ten."""
-_MODEL = {"num_gc": 0.035, "peak_heap": 0.05, "mean_heap": 0.05, "peak_footprint": 0.05, "marked_bytes": 0.04,
-          "gc_cpu": 0.12, "assist_ns": 0.5, "pause_ns": 0.3, "pause_p99_ns": 0.5, "pause_max_ns": 0.7}  # fmt: skip
-"""Standard deviation of the logarithm of a prediction's error that the draws do not account for."""
+_MODEL = {"num_gc": 0.06, "peak_heap": 0.085, "mean_heap": 0.085, "peak_footprint": 0.05, "marked_bytes": 0.08,
+          "gc_cpu": 0.25, "assist_ns": 0.5, "pause_ns": 0.3, "pause_p99_ns": 0.5, "pause_max_ns": 0.7}  # fmt: skip
+"""Standard deviation of the logarithm of a prediction's error that the draws do not account for.
+
+num_gc, peak_heap, marked_bytes and gc_cpu are by the ten programs of docs/accuracy.md that were not kept apart: so that
+nine of ten rows lie inside. The others were not measured."""
+_POINT = 0.01
+"""Of all processor time: what `gc_cpu` is off by besides, in programs that hardly collect."""
 _COUNTS = {"num_gc"}
 _BOUND = 0.9
 """Of GOGC: where the goal acts as less than this, it is the limit that sets it."""
@@ -41,29 +48,42 @@ _THRASHING = 0.4
 """Of the processor time: above this under a limit the collector works for the limit alone."""
 
 
-def chances(draws: int, seed: int) -> tuple[Chance, ...]:
-    """Return so many draws, the centre first; the same ones for the same seed, and the first n of any more."""
+def chances(draws: int, seed: int, fit: Fit | None = None) -> tuple[Chance, ...]:
+    """Return so many draws, the centre first; the same ones for the same seed, and the first n of any more.
+
+    fit: of the program, if it has one.
+    """
+    mark_spread, time_spread = _spreads(fit)
     out = [CENTRE]
     for n in range(1, draws):
         rng = np.random.default_rng([seed, n])
         mark, time, phase = rng.normal(), rng.normal(), rng.uniform()
         out.append(
             Chance(
-                mark=math.exp(_MARK_SPREAD * mark),
-                time=math.exp(_TIME_SPREAD * time),
+                mark=math.exp(mark_spread * mark),
+                time=math.exp(time_spread * time),
                 phase_ns=int(phase * 2 * TIME_SLICE),
             )
         )
     return tuple(out)
 
 
+def _spreads(fit: Fit | None) -> tuple[float, float]:
+    """Return by how much costs of marking and time scatter, sigma of logarithms: a fit knows them better."""
+    if fit is None:
+        return _MARK_SPREAD, _TIME_SPREAD
+    return math.hypot(_MARK_RUNS, fit.mark_error), math.hypot(_TIME_RUNS, fit.time_error)
+
+
 def predict(program: Program, scenario: Scenario, *, draws: int = 8, seed: int = 0) -> Row:
     """Return the row of one scenario, from `draws` runs. The same arguments give the same row."""
     pauses = program.calibration.time.pauses if program.calibration else None
+    if program.fit:
+        pauses = np.array(program.fit.stops + program.fit.terms)
     runs = []
     for run in reruns(
         program,
-        chances(draws, seed),
+        chances(draws, seed, program.fit),
         gogc=scenario.gogc,
         memory_limit=scenario.memory_limit,
         gomaxprocs=scenario.gomaxprocs,
@@ -96,7 +116,9 @@ def _estimate(name: str, values: Sequence[float]) -> Estimate:
     low, high = max(middle / width, min(values) / around), min(middle * width, max(values) * around)
     if name in _COUNTS:
         return Estimate(float(round(middle)), float(math.floor(low)), float(math.ceil(high)))
-    return Estimate(middle, low, min(high, 1.0) if name == "gc_cpu" else high)
+    if name == "gc_cpu":
+        return Estimate(middle, max(low - _POINT, 0.0), min(high + _POINT, 1.0))
+    return Estimate(middle, low, high)
 
 
 def _warning(scenario: Scenario, of: dict[str, Estimate]) -> str:

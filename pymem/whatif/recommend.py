@@ -82,13 +82,14 @@ def recommend(
         max_gc_cpu: fraction of all processor time that collecting may take; None: as little as it can.
         headroom: fraction of the limit that is to stay free, for what Go's runtime does not count (0 to below 1).
         candidates: GOGC, percent, -1 for off.
-        **options: draws, seed, costs, executor, results, progress.
+        **options: draws, seed, costs, calibrate, executor, results, progress.
 
     Raises ConfigError for limits and fractions that cannot be.
 
     """
     total, room = _amounts(limit, max_gc_cpu, headroom)
-    source = source_for(source, options.get("costs"), options.get("executor"))  # read once
+    how = {name: options.get(name) for name in ("costs", "executor")}
+    source = source_for(source, calibrate=options.pop("calibrate", None), **how)  # read once
     tell = options.pop("progress", None) or _nobody
     steps = len(candidates) + 1  # with what more memory would bring
     rows = sweep(
@@ -99,6 +100,7 @@ def recommend(
     )
     fit = _fitting(rows, total, room)
     if not fit:
+        tell(steps, steps)
         return Recommendation(None, None, None, None, None, _why_not(rows, total, room), rows)
     choice = _best(fit, max_gc_cpu)
     less = [r for r in fit if r.peak_footprint.value < 0.98 * choice.peak_footprint.value]

@@ -11,7 +11,7 @@ import os
 import zlib
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import closing, nullcontext
-from dataclasses import astuple, dataclass, fields, is_dataclass
+from dataclasses import astuple, dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from socket import gethostname
@@ -24,6 +24,7 @@ from pymem._arguments import whole
 from pymem._files import check_regular
 from pymem.errors import ConfigError, RecordingError
 from pymem.program import Program, read_program
+from pymem.whatif.fitting import fitted
 from pymem.whatif.predict import predict
 from pymem.whatif.row import Row, mark_pareto
 from pymem.workload.sources import open_stream
@@ -32,13 +33,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
     from pymem.gc.costs import Costs
-    from pymem.program import Part
+    from pymem.program import Fit, Part
     from pymem.replay import EventSource
     from pymem.whatif.scenario import Scenario
+    from pymem.workload.gctrace_log import GCTraceLog
 
-__all__ = ["source_for", "sweep"]
+__all__ = ["SharedFile", "source_for", "sweep"]
 
-_MODEL = 2
+_MODEL = 3
 """Of the predictions: rows of another one are not mixed with these."""
 _OF_SOURCES = ("types", "procs", "tier", "resolution", "arena_base", "padding_pages", "gives_way_ns")
 """What runs go by besides a source's rows."""
@@ -51,8 +53,11 @@ class SharedFile:
     path: str
     fingerprint: int
     costs: Costs | None
+    fit: Fit | None = None
+    """Worked out where it was asked for: a worker needs no log."""
 
     def read(self, *, keep: bool | None = None) -> Program:
+        """Return the program. Raises ConfigError where this machine does not have the same file."""
         where = f"the worker on {gethostname()}"
         try:
             same = _crc_of_file(self.path) == self.fingerprint
@@ -63,7 +68,8 @@ class SharedFile:
             ) from None
         if not same:
             raise ConfigError(f"{self.path}: {where} has another file of that name: copy this one there")
-        return read_program(open_stream(self.path), costs=self.costs, keep=keep)
+        program = read_program(open_stream(self.path), costs=self.costs, keep=keep)
+        return program.fitted(self.fit) if self.fit else program
 
 
 @lru_cache(maxsize=1)  # a worker works on one recording at a time, and it takes long to read
@@ -85,12 +91,13 @@ def _in_worker(what: SharedFile | Program, scenario: Scenario, draws: int, seed:
 
 
 def sweep(
-    source: str | os.PathLike[str] | EventSource | Program,
+    source: str | os.PathLike[str] | EventSource | Program | SharedFile,
     scenarios: Iterable[Scenario],
     *,
     draws: int = 8,
     seed: int = 0,
     costs: Costs | None = None,
+    calibrate: str | os.PathLike[str] | GCTraceLog | None = None,
     executor: Executor | None = None,
     results: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -104,6 +111,7 @@ def sweep(
         draws: runs a scenario; more give better intervals.
         seed: which draws.
         costs: what collecting costs where the recording does not tell.
+        calibrate: a gctrace log of the same program untraced, to go by where the recording is off (`fitting`).
         executor: who works; None: a thread for each processor. Any `concurrent.futures.Executor` will do, Dask's too
             (`Client(...).get_executor(retries=3)`).
         results: a file that rows are added to as they come, a JSON object a line; those that it has are not worked
@@ -116,7 +124,7 @@ def sweep(
     wanted = tuple(scenarios)
     whole("draws", draws, 1)
     whole("seed", seed, 0)
-    what = source_for(source, costs, executor)
+    what = source_for(source, costs=costs, calibrate=calibrate, executor=executor)
     done = None
     if results is not None:
         done = _Results(results, source=_fingerprint(what), draws=draws, seed=seed)
@@ -134,16 +142,31 @@ def sweep(
     return mark_pareto(rows[s] for s in wanted)
 
 
-def source_for(source: Any, costs: Costs | None, executor: Executor | None) -> SharedFile | Program:
+def source_for(
+    source: Any,
+    *,
+    costs: Costs | None = None,
+    calibrate: str | os.PathLike[str] | GCTraceLog | None = None,
+    executor: Executor | None = None,
+) -> SharedFile | Program:
     """Return what the rows are worked out from: a file's name if others are to read it, or else the program, read."""
     if isinstance(source, SharedFile | Program):
-        return source
-    if isinstance(source, str | os.PathLike):
-        if executor is not None:
-            path = os.path.abspath(source)
-            return SharedFile(path, _crc_of_file(path), costs)
-        source = open_stream(source)
-    return read_program(source, costs=costs)
+        if calibrate is None:
+            return source
+        if isinstance(source, Program):
+            return fitted(source, calibrate)
+        return replace(source, fit=fitted(source.read(), calibrate).fit)
+    if not isinstance(source, str | os.PathLike) or executor is None or calibrate is not None:
+        stream = open_stream(source) if isinstance(source, str | os.PathLike) else source
+        program = read_program(stream, costs=costs)
+        program = program if calibrate is None else fitted(program, calibrate)
+        if executor is None or not isinstance(source, str | os.PathLike):
+            return program
+        fit = program.fit
+    else:
+        fit = None
+    path = os.path.abspath(source)
+    return SharedFile(path, _crc_of_file(path), costs, fit)
 
 
 def _worked_out(

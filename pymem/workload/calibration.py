@@ -56,6 +56,13 @@ class Calibration:
             mark_object_ns=costs.mark_object_ns * self.mark_factor,
         )
 
+    def pauses(self, costs: Costs) -> Costs:
+        """Return costs with pauses of the recording's median length, if it has any."""
+        if not len(self.time.pauses):
+            return costs
+        pause = round(float(np.median(self.time.pauses)))
+        return replace(costs, stop_ns=pause, term_ns=pause)
+
 
 def calibrate(stream: TraceStream, *, costs: Costs, globals_bytes: int | None) -> Calibration:
     """Read a trace once for its time and replay it once for its marks; the stream remembers. Raises as `replay`.

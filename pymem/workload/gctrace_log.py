@@ -32,7 +32,7 @@ from pymem.workload.trace_stream import MOST_PROCS
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -62,6 +62,8 @@ _LATEST = 64
 _BLOCK = 4096
 _HEAP_MINIMUM = 4.0
 """MB x GOGC / 100: the least goal."""
+_LEAST_WAY = 1.0
+"""MB that a goal is above what lives, at least. Go: sweepMinHeapDistance."""
 _MOST_GOGC = 2000
 _ENOUGH = 3
 """Goals that tell of GOGC."""
@@ -79,6 +81,8 @@ _LOST = 4
 
 _BEGINS = re.compile(r"(?<!\w)gc \d+ @")
 _ENDS = re.compile(r"\d+ P(?: \(forced\))?")
+_TOLD = re.compile(r"# GOGC=(\d{1,4})")
+"""The first line of a log by `pymem record --calibrate`."""
 
 
 def _parse(text: str) -> GCTraceLine | None:
@@ -121,11 +125,14 @@ class _Reader:
     def __init__(self) -> None:
         self.processes: list[_Process] = []
         self.lines = self.damaged = self.healed = 0
+        self.told_gogc: int | None = None
         self._heads: list[tuple[int, str]] = []  # (line, text) of what began and did not end
 
     def add(self, text: str) -> None:
         """Take in a line."""
         self.lines += 1
+        if self.lines == 1 and (told := _TOLD.fullmatch(text)):
+            self.told_gogc = int(told[1])
         found = _parse(text)
         if found is None:
             found = self._heal(text)
@@ -202,6 +209,16 @@ class GCTraceLog:
     processes: tuple[int, ...] = ()
     """Cycles of each process in the log, in the order in which they first appear."""
     origin: dict[str, str] = field(default_factory=dict)
+    told_gogc: int | None = None
+    """Percent: what `pymem record --calibrate` wrote into it."""
+
+    @classmethod
+    def of_lines(cls, lines: Iterable[GCTraceLine]) -> GCTraceLog:
+        """Return the log that a process would have written: figures are rounded as there, and at least one line."""
+        process = _Process()
+        for line in lines:
+            process.add(_parse(str(line)) or line)
+        return cls(cycles=process.cycles())
 
     @property
     def missing(self) -> int:
@@ -228,8 +245,15 @@ class GCTraceLog:
 
     @property
     def gogc(self) -> int | None:
-        """GOGC in percent, by the goals; None where they do not tell: a memory limit, a setting changed, few cycles."""
-        return _gogc(self.cycles)
+        """GOGC in percent, by the goals; None where they do not tell: a memory limit, a setting changed, few cycles.
+
+        Where several percentages explain them, or none is told, it is what the log says that it was made with.
+        """
+        return _gogc(self.cycles, self.told_gogc)
+
+    def differs(self, gogc: int) -> float:
+        """Return the share of goals that this GOGC (percent) does not explain, as a memory limit makes them."""
+        return _differs(self.cycles, gogc)
 
     def source(self, *, gogc: int | None = None, costs: Costs | None = None) -> CurveSource:
         """Return a source of tier `gctrace` that allocates, lives and marks as the log says.
@@ -271,6 +295,7 @@ def read_gctrace_log(path: str | os.PathLike[str], *, process: int | None = None
         healed=reader.healed,
         processes=tuple(counts),
         origin={"file": str(path)},
+        told_gogc=reader.told_gogc,
     )
 
 
@@ -312,6 +337,15 @@ class _Goals(NamedTuple):
     late: npt.NDArray[np.bool_]
     """The next cycle began so late that its goal was put off, or it had none: it tells nothing."""
 
+    def bounds(self, i: Any, gogc: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Return the least and the most that goals may be under this GOGC, percent. What is printed is whole MB."""
+        heap2, roots, share = self.heap2[i], self.roots[i], gogc / 100
+        floor = np.maximum(_HEAP_MINIMUM * share, heap2 + _LEAST_WAY)
+        return (
+            np.maximum(heap2 + (heap2 + roots) * share, _HEAP_MINIMUM * share),
+            np.maximum(heap2 + 1 + (heap2 + roots + 3) * share, floor + 1),
+        )
+
 
 def _goals(cycles: npt.NDArray[Any]) -> _Goals:
     before, after = cycles[:-1], cycles[1:]
@@ -322,23 +356,41 @@ def _goals(cycles: npt.NDArray[Any]) -> _Goals:
     return _Goals(before["heap2"] / _MB, roots, goal, late)
 
 
-def _gogc(cycles: npt.NDArray[Any]) -> int | None:
-    """Return the whole number of percent that explains most goals; of several, 100 or the middle one."""
+def _gogc(cycles: npt.NDArray[Any], told: int | None) -> int | None:
+    """Return the whole number of percent that explains most goals; of several, that told, 100 or the middle one.
+
+    Where the heap stays so small that goals tell nothing, the first one does, which nothing was marked before.
+    """
     goals = _goals(cycles)
     clear = np.flatnonzero(~goals.late)[:_BLOCK]
-    if len(clear) < _ENOUGH:
-        return None
-    g = np.arange(1, _MOST_GOGC + 1)[:, None] / 100
-    heap2, roots, goal = goals.heap2[clear], goals.roots[clear], goals.goal[clear]
-    score = np.zeros(len(g), np.int64)
-    for h, r, target in zip(heap2, roots, goal, strict=True):
-        least = np.maximum(h + (h + r) * g[:, 0], _HEAP_MINIMUM * g[:, 0])
-        most = np.maximum(h + 1 + (h + r + 3) * g[:, 0], _HEAP_MINIMUM * g[:, 0])
-        score += (least < target + 1) & (most >= target)
-    best = np.flatnonzero(score == score.max()) + 1
+    if len(clear) < _ENOUGH or (cycles["goal"] == cycles["goal"][0]).all():
+        return told or _by_first_goal(cycles[0])
+    percents = np.arange(1, _MOST_GOGC + 1)
+    score = np.zeros(len(percents), np.int64)
+    for i in clear:
+        least, most = goals.bounds(i, percents)
+        score += (least < goals.goal[i] + 1) & (most >= goals.goal[i])
+    best = percents[score == score.max()].tolist()
     if score.max() * 2 < len(clear):
         return None
-    return 100 if 100 in best else int(best[len(best) // 2])
+    usual = [told, 100, int(best[len(best) // 2])]
+    return next((g for g in usual if g in best), None)
+
+
+def _differs(cycles: npt.NDArray[Any], gogc: int) -> float:
+    """Return the share of goals that differ: those too low, and of those that were not put off those too high."""
+    goals = _goals(cycles)
+    if not len(goals.goal):
+        return 0.0
+    least, most = goals.bounds(slice(None), np.array(gogc))
+    return float(((least >= goals.goal + 1) | (~goals.late & (most < goals.goal))).mean())
+
+
+def _by_first_goal(cycle: npt.NDArray[Any]) -> int | None:
+    """Return GOGC by the least goal there is, whole MB: usual percentages make it a whole number."""
+    goal = int(cycle["goal"]) / _MB
+    told = cycle["number"] == 1 and 1 <= goal <= _MOST_GOGC / 25
+    return round(goal / _HEAP_MINIMUM * 100) if told else None
 
 
 @dataclass(frozen=True, slots=True)
