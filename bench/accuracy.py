@@ -35,6 +35,7 @@ from pymem.accuracy import Measurement, Rung, Subject, Summary, parse_limit, pre
 from pymem.accuracy.compare import compare, predict_ladder, record, rerun_ladder
 from pymem.accuracy.ladder import ladder, live_heap
 from pymem.accuracy.settings import measured_env
+from pymem.errors import ConfigError
 from pymem.program import read_program
 from pymem.record.overlay import find_toolchain
 from pymem.record.running import run_program
@@ -179,7 +180,10 @@ def judge(name: str, folder: Path, *, how: str, draws: int) -> Result:
     log = folder / f"{name}.gctrace"
     program = read_program(open_stream(log if how == LOG else folder / f"{name}.trace"))
     if how == CALIBRATED:
-        program = fitted(program, log)
+        try:
+            program = fitted(program, log)
+        except ConfigError as refused:
+            return Result(name, {**told, "refused": str(refused).removeprefix(f"{log}: ")}, ())
     rows = predict_ladder(program, rungs, draws=draws, seed=0, tell=lambda n: None)
     return Result(name, told, compare(rungs, rows, runs))
 
@@ -272,6 +276,9 @@ def document(found: dict[str, list[Result]], note: str) -> str:
         *["", "Mean error by program, from the trace alone:", "", *_by_program(results, "free")],
         *["", "From the trace calibrated by the log:", "", *_by_program(found[CALIBRATED], "free")],
     ]
+    refused = [f"{r.name} ({r.told['refused']})" for r in found[CALIBRATED] if "refused" in r.told]
+    if refused:
+        lines += ["", f"Not calibrated, as the log was refused: {'; '.join(refused)}."]
     if any(r.limited for r in results):
         lines += [
             *["", f"## Memory limits of {', '.join(LIMITS)} the live heap, GOGC off and 100", ""],
