@@ -157,7 +157,11 @@ def _compare(real: _Read, predicted: _Read, log: GCTraceLog) -> None:
     """
     did, should = real.allocated[-2:], predicted.allocated[-2:]
     if did[-1] * _SAME_WORK < should[0] or should[-1] * _SAME_WORK < did[0]:
-        raise _other(log, f"the program allocates {did[-1] / should[-1]:.2g} times as much as it did")
+        raise ConfigError(
+            f"{_name(log)}: the program allocates {did[-1] / should[-1]:.2g} times as much in it as when it was"
+            " recorded: log the same work; if it was the same, the program allocates more the more often it collects"
+            " (sync.Pool): record it with the log's GOGC"
+        )
     live, kept = (float(np.median(r.mark_bytes)) for r in (real, predicted))
     if live > _SAME_HEAP * kept + _ROUNDED or kept > _SAME_HEAP * live + _ROUNDED:
         raise _other(log, f"it keeps {live / 2**20:.0f} MB alive where it kept {kept / 2**20:.0f}")
