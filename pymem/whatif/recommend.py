@@ -148,15 +148,17 @@ def _roomier(source: Any, choice: Row, candidates: Sequence[int], options: dict[
 
 
 def _more(choice: Row, roomier: Row | None, headroom: float) -> tuple[int | None, str]:
-    """Return the bytes that would do for the roomier settings, if they are worth it, and what to say of them."""
+    """Return the bytes that would do for the roomier settings, if they are worth it, and what to say of them.
+
+    They do where the GOMEMLIMIT that goes with them does not bind.
+    """
     if roomier is None:
         return None, "and there is next to nothing left to save"
     if roomier.num_gc.value < _TOLD:
         return None, "and the recording is too short to tell what more memory would bring"
     if roomier.gc_cpu.value >= choice.gc_cpu.value - _AS_GOOD:
         return None, "and more memory would not change that"
-    need = max(roomier.peak_footprint.value / (1 - headroom), roomier.peak_footprint.high)
-    more = math.ceil(need / (1 << 20)) << 20
+    more = math.ceil(roomier.peak_footprint.high / (1 - headroom) / (1 << 20)) << 20
     return (
         more,
         f"but given {go_bytes(more)}, GOGC={format_gogc(roomier.gogc)} would take {roomier.gc_cpu.value:.1%}",
