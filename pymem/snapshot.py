@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Parts", "Snapshot", "capture", "revive"]
 
-_FORMAT = 2
+_FORMAT = 3
 _MAGIC = b"pymem snapshot\n\0"
 _HEAD = struct.Struct("<16sII")
 _LENGTHS = struct.Struct("<QQ")
@@ -172,7 +172,7 @@ _PERHAPS: dict[str, type[Any]] = {
 """Of the fields that may be None: what else they are."""
 _NOT_STATE = {"_costs", "_gomaxprocs", "_heap", "_info", "_out", "_scavenge", "_should_stop"}
 """Fields that lead to what is told elsewhere, or hold nothing between calls."""
-_COLLECTOR = ("busy", "_busy_proc", "_last_heap_in_use", "_pins", "_program_ns", "clock", "limiter", "scavenger",
+_COLLECTOR = ("busy", "_busy_proc", "_globals_done", "_last_heap_in_use", "_mark_ends", "_pins", "_program_ns", "clock", "limiter", "scavenger",
               "sweeper", "turns")  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from strategies import seeds
 
 import pymem
 from pymem.gc.controller import Controller
+from pymem.gc.costs import Costs
 from pymem.gc.events import GCEvent
 
 # ---- forks ----
@@ -80,6 +81,32 @@ def test_fork_at_every_stage(liveness: str) -> None:
             program.seen.append(repr(program.rt.gc_stats))
         same(one, other)
     assert met == {"mark", "idle", "sweep"}
+
+
+@pytest.mark.parametrize(
+    ("field", "costs"),
+    [
+        ("_globals_done", Costs(worker_start_ns=0, mark_byte_ns=50.0)),
+        ("_mark_ends", Costs(worker_start_ns=0, mark_end_ns=9_000_000)),
+    ],
+)
+def test_fork_while_somebody_waits(field: str, costs: Costs) -> None:
+    """A worker is at a block of globals; nothing is left to mark and the Ps are being asked."""
+    one = start(5, "record", gomaxprocs=2, costs=costs)
+    for _ in range(20_000):
+        if getattr(one.rt._gc, field):
+            break
+        one.rt.malloc_batch(48, 400)
+        one.rt.work(20_000)
+    assert getattr(one.rt._gc, field)
+    other = one.fork()
+    for program in (one, other):
+        for _ in range(10):
+            program.rt.work(2_000_000)  # not all at once: an assist would end the mark
+            program.seen.append(program.rt.malloc(16))
+        program.seen.append(program.rt.malloc_batch(48, 40_000).tolist())
+        program.seen.append(repr(program.rt.gc_stats))
+    same(one, other)
 
 
 def test_original_is_left_alone() -> None:

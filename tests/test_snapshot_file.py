@@ -86,7 +86,7 @@ def test_file_of_another_kind(tmp_path: Path) -> None:
 def test_file_of_another_version(saved: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(saved[:16] + b"\1\0\0\0" + saved[20:])
-    with pytest.raises(pymem.RecordingError, match="of format 1 and this pymem reads 2"):
+    with pytest.raises(pymem.RecordingError, match="of format 1 and this pymem reads 3"):
         pymem.Runtime.restore(path)
 
 
