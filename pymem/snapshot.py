@@ -172,8 +172,8 @@ _PERHAPS: dict[str, type[Any]] = {
 """Of the fields that may be None: what else they are."""
 _NOT_STATE = {"_costs", "_gomaxprocs", "_heap", "_info", "_out", "_scavenge", "_should_stop"}
 """Fields that lead to what is told elsewhere, or hold nothing between calls."""
-_COLLECTOR = ("busy", "_busy_proc", "_globals_done", "_last_heap_in_use", "_mark_ends", "_pins", "_program_ns", "clock", "limiter", "scavenger",
-              "sweeper", "turns")  # fmt: skip
+_COLLECTOR = ("busy", "_busy_proc", "_globals_done", "_last_heap_in_use", "_mark_ends", "_pins", "_program_ns",
+              "clock", "limiter", "scavenger", "sweeper", "turns")  # fmt: skip
 
 
 def _names(cls: type[Any]) -> list[str]:
