@@ -17,6 +17,7 @@ from pymem.program import read_program
 from pymem.record.running import run_program
 from pymem.record.subject import Subject, prepare
 from pymem.units import parse_gogc
+from pymem.whatif.predict import THRASHING
 from pymem.whatif.row import Estimate, Row
 from pymem.whatif.sweep import sweep
 from pymem.workload.sources import open_stream
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIGURES",
-    "THRASHING",
     "Accuracy",
     "Comparison",
     "Rung",
@@ -47,8 +47,6 @@ __all__ = [
 
 FIGURES = ("num_gc", "peak_heap", "marked_bytes", "gc_cpu")
 """What is compared, as `Row` and `Measurement` call it."""
-THRASHING = 0.4
-"""Share of processor time: who collects for more than this collects all the time."""
 _ROUNDED = 0.05
 _FEW = 10
 """Cycles, below which one more or less is chance."""

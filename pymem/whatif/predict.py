@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pymem.program import Fit, Program
     from pymem.whatif.scenario import Scenario
 
-__all__ = ["chances", "predict"]
+__all__ = ["THRASHING", "chances", "predict"]
 
 _MARK_SPREAD, _TIME_SPREAD = 0.12, 0.06
 """Standard deviations of the logarithms of what marking costs and of the program's time, from one run to the next."""
@@ -44,7 +44,7 @@ _POINT = 0.01
 _COUNTS = {"num_gc"}
 _BOUND = 0.9
 """Of GOGC: where the goal acts as less than this, it is the limit that sets it."""
-_THRASHING = 0.4
+THRASHING = 0.4
 """Of the processor time: above this under a limit the collector works for the limit alone."""
 
 
@@ -127,7 +127,7 @@ def _warning(scenario: Scenario, of: dict[str, Estimate]) -> str:
         return ""
     limit, footprint = format_bytes(scenario.memory_limit), of["peak_footprint"].value
     binds = scenario.gogc < 0 or of["effective_gogc"].value < _BOUND * scenario.gogc
-    if of["limited"].value > 0 or (binds and of["gc_cpu"].value > _THRASHING):
+    if of["limited"].value > 0 or (binds and of["gc_cpu"].value > THRASHING):
         return (
             f"limit below live heap + headroom: the collector takes {of['gc_cpu'].value:.0%} of the CPU; where it goes"
             " on so, Go's limiter holds it at 50 % and the limit is passed"
