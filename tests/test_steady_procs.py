@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pymem.workload import steady_procs
 from pymem.workload.columns import DTYPES, Columns, Event
 from pymem.workload.steady_procs import with_steady_procs
 
@@ -76,6 +77,14 @@ def test_names_are_the_same_however_rows_come(steps: list[tuple[int, int, int]],
     assert all(0 <= p < 4 for p in found)
     if not (whole.kind == Event.FLIP).any():
         assert found == whole.proc.tolist()
+
+
+def test_of_many_goroutines_the_last_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steady_procs, "_MOST_KNOWN", 4)
+    told = rows(*(alloc(n, n, 0) for n in range(1, 9)))
+    after = rows(*mark(10, 11), alloc(11.1, 8, 1))
+    assert procs_of(told, after) == [0] * 9
+    assert procs_of(told, rows(*mark(10, 11), alloc(11.1, 1, 1))) == [0] * 8 + [1]
 
 
 @pytest.mark.parametrize("proc", [-1, 9])

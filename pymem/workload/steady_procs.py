@@ -27,6 +27,8 @@ __all__ = ["with_steady_procs"]
 
 _WAKES = 1_000_000
 """ns after a mark in which whoever waited for it goes on."""
+_MOST_KNOWN = 1 << 16
+"""Goroutines whose last P is remembered; of more, those that allocated last. A trace may have millions."""
 
 
 def with_steady_procs(chunks: Iterable[Columns], procs: int) -> Iterator[Columns]:
@@ -86,6 +88,9 @@ class _Names:
         ends = np.append(np.flatnonzero(np.diff(goroutine[order])), len(order) - 1)
         for i in order[ends].tolist():
             self._last[int(goroutine[i])] = _Last(int(proc[i]), int(named[i]), int(time[i]))
+        if len(self._last) > _MOST_KNOWN:
+            latest = sorted(self._last.items(), key=lambda known: known[1].time)[-_MOST_KNOWN // 2 :]
+            self._last = dict(latest)
         out = rows.proc.copy()
         out[at] = named
         return replace(rows, proc=out)
