@@ -27,6 +27,8 @@ EVENTS, SMOKE_EVENTS = 100_000_000, 1_000_000
 EVENTS_AN_OBJECT = 1.85
 """A birth each, and a death for most."""
 MOST_REPORT_BYTES = 5_000_000
+PYMEM = "import sys; from pymem.cli import main; sys.exit(main())"
+"""The command line, run with -P: the pymem that is installed, not the sources in the folder it is run from."""
 VERBS = {
     "info": ["info", "--json", "{trace}"],
     "whatif": ["whatif", "{trace}", "--gogc", "50,200", "--draws", "1"],
@@ -87,7 +89,7 @@ def run(verb: str, trace: Path, folder: Path) -> None:
     """Measure one verb and print its line."""
     page = folder / "report.html"
     words = [word.format(trace=trace, report=page) for word in VERBS[verb]]
-    command = [sys.executable, "-c", "from pymem.cli import main; main()", *words]
+    command = [sys.executable, "-P", "-c", PYMEM, *words]
     log = folder / f"{verb}.log"
     measured = measure(command, log)
     what = ""
