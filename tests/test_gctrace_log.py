@@ -283,6 +283,20 @@ def test_rows_follow_the_curve(points: list[tuple[int, int]], procs: int, size: 
         assert abs(cycle.marked - live) <= near
 
 
+def test_holds_more_than_objects() -> None:
+    """The heap has holes and structs besides its pieces, more as it grows, never less; a limit binds sooner by them."""
+    source = _source([0.0, 8 * MB, 16 * MB, 4 * MB, 4 * MB], [0.0, 32 * MB, 64 * MB, 96 * MB, 128 * MB])
+    parts = list(source.chunks())
+    kind = np.concatenate([part.kind for part in parts])
+    more = np.concatenate([part.size for part in parts])[kind == Event.SYS]
+    assert more.sum() == pytest.approx(1.5 * MB + 0.2 * 16 * MB, abs=LEAST_PIECE)
+    assert (more.astype(np.int64) > 0).all()
+    run = rerun(source, gogc="off", memory_limit=26 * MB)
+    besides = run.memstats.sys - run.memstats.heap_sys
+    assert besides > more.sum()
+    assert run.timeline["heap_goal"][-1] < 26 * MB - besides
+
+
 def test_starts_amid(tmp_path: Path) -> None:
     """A log that begins amid has its first cycle's heap from the start on, and that one replays and runs again."""
     lines = [_line(i, "19->20->10", goal=21) for i in range(500, 540)]
