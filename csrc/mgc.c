@@ -68,6 +68,18 @@ static void mark_span(pymem_heap *h, mspan *s) {
     h->marks.heap_scan += marked_scan_size(h, s, marked);
 }
 
+/* A block that small objects still join is marked even if all of them are dead, which they stay until one joins; what
+ * joins while the cycle marks finds it marked. Go: gcMarkTinyAllocs */
+static void mark_tiny_block(pymem_heap *h, const mcache *c) {
+    if (!c || !c->tiny || bit_get(c->tiny_span->mark_bits, c->tiny_slot)) return;
+    mspan *s = c->tiny_span;
+    bit_set(s->mark_bits, c->tiny_slot);
+    bit_set(s->dead_bits, c->tiny_slot);
+    s->page_mark = 1;
+    h->marks.objects_marked++;
+    h->marks.bytes_marked += s->elem_size;
+}
+
 /* Every object that is allocated and not dead. What has a finalizer is scanned from there too, without being marked,
  * and counted as if it were. Go: gcScanFinalizer */
 void gc_mark_record(pymem_heap *h) {
@@ -75,6 +87,9 @@ void gc_mark_record(pymem_heap *h) {
     for (mspan_slab *slab = h->slabs; slab; slab = slab->next)
         for (int i = 0; i < SLAB_SPANS; i++)
             if (slab->spans[i].state == SPAN_IN_USE) mark_span(h, &slab->spans[i]);
+    for (int32_t i = 0; i < h->nprocs; i++)
+        if (h->procs[i]) mark_tiny_block(h, h->procs[i]->cache);
+    mark_tiny_block(h, h->no_p.cache);
     uint64_t marked = h->marks.bytes_marked, revived = h->revived_bytes < marked ? h->revived_bytes : marked;
     h->marked_twice = h->finalizer_bytes - revived;
     h->revived_bytes = 0;

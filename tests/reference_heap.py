@@ -431,10 +431,13 @@ class ReferenceHeap:
             pass
 
     def gc_mark_and_flip(self) -> None:
+        """Blocks that tiny objects still join stay, though they may be dead for now."""
         heap_spans = [s for s in self.spans.values() if s.kind == "heap"]
+        owners = [*self._all_procs(), self.no_p]
         for s in heap_spans:
-            s.marked = s.taken - s.dead
-            s.dead = set()
+            open_and_dead = s.dead & {o.tiny[1] for o in owners if o.tiny and o.tiny[0] is s}
+            s.marked = s.taken - s.dead | open_and_dead
+            s.dead = open_and_dead
             s.found_live = bool(s.marked)
             s.state = {SWEPT: UNSWEPT, CACHED: STALE}[s.state]
         self.heap_marked = self.heap_live = sum(len(s.marked) * s.size for s in heap_spans)

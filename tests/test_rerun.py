@@ -27,6 +27,7 @@ from pymem.workload.lifetimes import Lifetimes
 from pymem.workload.program_time import ProgramTime, program_time
 from pymem.workload.sources import open_stream
 from pymem.workload.spread import spread_deaths
+from pymem.workload.synthetic import steady
 from pymem.workload.trace_stream import TraceStream
 from pymem.workload.without_tracer import without_tracer
 from pymem.workload.workload import Workload, WorkloadType
@@ -119,6 +120,16 @@ def test_memory_limit_binds() -> None:
     bound = again(gogc="off", memory_limit=limit)
     assert len(bound.cycles) > 0
     assert int(bound.timeline["mapped_ready"].max()) < int(free.timeline["mapped_ready"].max())
+
+
+@pytest.mark.parametrize("gogc", [25, 50, 100])
+def test_small_objects_join_blocks_amid_a_mark(gogc: int) -> None:
+    """A block may be dead when a mark begins, and be joined before it ends: every death later finds its object."""
+    source = steady(600_000, procs=2)
+    columns = replace(source.columns, time=np.arange(len(source.columns)) * 40)
+    run = rerun(replace(source, columns=columns), gogc=gogc)
+    assert len(run.cycles) > 10
+    assert run.events == len(columns)
 
 
 @pytest.mark.parametrize("procs", [1, 2, 4])
