@@ -20,6 +20,7 @@ from pymem.errors import ConfigError
 from pymem.gc.costs import Costs
 from pymem.program import Program, read_program
 from pymem.rerun import CENTRE, rerun
+from pymem.stats.gctrace import gctrace_line
 from pymem.units import NO_LIMIT
 from pymem.whatif import (
     Estimate,
@@ -34,7 +35,7 @@ from pymem.whatif import (
     sweep,
 )
 from pymem.whatif.leak import leak
-from pymem.whatif.predict import chances
+from pymem.whatif.predict import chances, thrashes
 from pymem.workload.sources import open_stream
 from pymem.workload.synthetic import steady
 from pymem.workload.workload import Workload, WorkloadType
@@ -142,6 +143,33 @@ def test_more_draws_than_one_are_a_median_with_an_interval(program: Program) -> 
     one = predict(program, Scenario(50), draws=1).peak_heap
     assert one.value == runs[0]
     assert one.high / one.low < got.high / got.low
+
+
+def test_intervals_are_wider_where_less_is_known(program: Program, tmp_path: Path) -> None:
+    """Under a limit that binds cycles are harder to tell; from a log, which tells no objects, more so."""
+    log = tmp_path / "log"
+    log.write_text("".join(f"{gctrace_line(c)}\n" for c in rerun(program, gogc=25).cycles))
+    of_log = read_program(open_stream(log))
+
+    def width(of: Program, scenario: Scenario) -> float:
+        e = predict(of, scenario, draws=1).num_gc
+        return (e.high - e.low) / e.value
+
+    free, loose, tight = Scenario(25), Scenario(25, 1 << 30), Scenario(-1, 8 * MIB)
+    assert width(program, loose) == width(program, free)
+    assert width(program, free) < width(program, tight) < width(of_log, tight)
+    assert width(program, free) < width(of_log, free) < width(of_log, tight)
+
+
+def test_collecting_all_the_time_is_for_the_limit() -> None:
+    """Without a limit, or with one that sets no goal, a busy collector is GOGC's."""
+    busy = {"limited": 0.0, "gc_cpu": 0.45}
+    assert thrashes(Scenario(-1, 8 * MIB), effective_gogc=3.0, **busy)
+    assert thrashes(Scenario(100, 8 * MIB), effective_gogc=50.0, **busy)
+    assert not thrashes(Scenario(5, 8 * MIB), effective_gogc=5.0, **busy)
+    assert not thrashes(Scenario(5), effective_gogc=5.0, **busy)
+    assert not thrashes(Scenario(-1, 8 * MIB), limited=0.0, effective_gogc=3.0, gc_cpu=0.3)
+    assert thrashes(Scenario(100, 8 * MIB), limited=0.1, effective_gogc=100.0, gc_cpu=0.3)
 
 
 def test_limit_that_binds_in_some_draws_only(program: Program) -> None:

@@ -16,8 +16,8 @@ from pymem.errors import ConfigError, RecordingError
 from pymem.program import read_program
 from pymem.record.running import run_program
 from pymem.record.subject import Subject, prepare
-from pymem.units import parse_gogc
-from pymem.whatif.predict import THRASHING
+from pymem.units import NO_LIMIT, parse_gogc
+from pymem.whatif.predict import THRASHING, thrashes
 from pymem.whatif.row import Estimate, Row
 from pymem.whatif.sweep import sweep
 from pymem.workload.sources import open_stream
@@ -117,7 +117,14 @@ class Rung:
     def thrashing(self) -> tuple[bool, bool]:
         """Whether it was predicted that the collector works most of the time, and whether it really did."""
         real = statistics.median(run.gc_cpu for run in self.runs)
-        return self.row.limited.value > 0 or self.row.gc_cpu.value > THRASHING, real > THRASHING
+        row = self.row
+        predicted = thrashes(
+            self.scenario,
+            limited=row.limited.value,
+            effective_gogc=row.effective_gogc.value,
+            gc_cpu=row.gc_cpu.value,
+        )
+        return predicted, self.scenario.memory_limit < NO_LIMIT and real > THRASHING
 
     def facts(self) -> dict[str, Any]:
         """Return what --json prints."""

@@ -20,12 +20,12 @@ from pymem.whatif.figures import Figures, figures
 from pymem.whatif.row import Estimate, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pymem.program import Fit, Program
     from pymem.whatif.scenario import Scenario
 
-__all__ = ["THRASHING", "chances", "predict"]
+__all__ = ["THRASHING", "chances", "predict", "thrashes"]
 
 _MARK_SPREAD, _TIME_SPREAD = 0.12, 0.06
 """Standard deviations of the logarithms of what marking costs and of the program's time, from one run to the next."""
@@ -35,10 +35,18 @@ _Z = 1.645
 """Standard deviations to either side that hold nine of ten."""
 _MODEL = {"num_gc": 0.06, "peak_heap": 0.085, "mean_heap": 0.085, "peak_footprint": 0.05, "marked_bytes": 0.08,
           "gc_cpu": 0.25, "assist_ns": 0.5, "pause_ns": 0.3, "pause_p99_ns": 0.5, "pause_max_ns": 0.7}  # fmt: skip
-"""Standard deviation of the logarithm of a prediction's error that the draws do not account for.
+"""Standard deviation of the logarithm of a prediction's error that the draws do not account for."""
+_FITTED = {"num_gc": 0.05, "peak_heap": 0.1}
+"""The same of programs calibrated by a log."""
+_LIMITED = {"num_gc": 0.09, "marked_bytes": 0.13}
+"""The same where it is a memory limit that sets goals: then cycles are as many as the room that is left is small."""
+_AMOUNTS = {"num_gc": 0.125, "peak_heap": 0.11, "mean_heap": 0.11}
+_AMOUNTS_LIMITED = {"num_gc": 0.48, "marked_bytes": 0.55, "gc_cpu": 0.52}
+"""The same of logs, and by them of samples (not measured), which tell amounts alone.
 
-num_gc, peak_heap, marked_bytes and gc_cpu are by the ten programs of docs/accuracy.md that were not kept apart: so that
-nine of ten rows lie inside. The others were not measured."""
+num_gc, peak_heap, marked_bytes and gc_cpu, in all of these, are by the ten programs of docs/accuracy.md that were not
+kept apart: so that nine of ten rows lie inside. The others were not measured."""
+_KNOW_AMOUNTS = {"gctrace", "samples"}
 _POINT = 0.01
 """Of all processor time: what `gc_cpu` is off by besides, in programs that hardly collect."""
 _COUNTS = {"num_gc"}
@@ -89,8 +97,11 @@ def predict(program: Program, scenario: Scenario, *, draws: int = 8, seed: int =
         gomaxprocs=scenario.gomaxprocs,
     ):
         runs.append(figures(run, pauses))
+    limited = _binds(scenario, float(np.median([f.effective_gogc for f in runs])))
+    model = _model(program, limited=limited)
     estimates: dict[str, Any] = {
-        name: _estimate(name, [getattr(f, name) for f in runs]) for name in Figures._fields
+        name: _estimate(name, [getattr(f, name) for f in runs], model.get(name, 0.0))
+        for name in Figures._fields
     }
     return Row(
         gogc=scenario.gogc,
@@ -102,7 +113,20 @@ def predict(program: Program, scenario: Scenario, *, draws: int = 8, seed: int =
     )
 
 
-def _estimate(name: str, values: Sequence[float]) -> Estimate:
+def _binds(scenario: Scenario, effective_gogc: float) -> bool:
+    """Say whether it is the memory limit that sets goals."""
+    return scenario.memory_limit < NO_LIMIT and (scenario.gogc < 0 or effective_gogc < _BOUND * scenario.gogc)
+
+
+def _model(program: Program, *, limited: bool) -> dict[str, float]:
+    """Return what predictions are off by, a figure, for all that a program's recording tells."""
+    model = _MODEL | (_FITTED if program.fit else {}) | (_LIMITED if limited else {})
+    if program.source.tier in _KNOW_AMOUNTS:
+        model |= _AMOUNTS | (_AMOUNTS_LIMITED if limited else {})
+    return model
+
+
+def _estimate(name: str, values: Sequence[float], model: float) -> Estimate:
     """Return the median and the interval around it; where it may be 0 or infinite, from the least to the most."""
     middle = float(np.median(values))
     if min(values) <= 0 or not np.isfinite(values).all():
@@ -110,7 +134,6 @@ def _estimate(name: str, values: Sequence[float]) -> Estimate:
         return Estimate(whole, float(min(values)), float(max(values)))
     logs = np.log(np.array(values, float))
     scatter = float(logs.std(ddof=1)) if len(values) > 1 else 0.0
-    model = _MODEL.get(name, 0.0)
     width, around = math.exp(_Z * math.hypot(scatter, model)), math.exp(_Z * model)
     # Where a few draws are of another kind (no collection at all), what was drawn is the bound.
     low, high = max(middle / width, min(values) / around), min(middle * width, max(values) * around)
@@ -121,13 +144,20 @@ def _estimate(name: str, values: Sequence[float]) -> Estimate:
     return Estimate(middle, low, high)
 
 
-def _warning(scenario: Scenario, of: dict[str, Estimate]) -> str:
+def thrashes(scenario: Scenario, *, limited: float, effective_gogc: float, gc_cpu: float) -> bool:
+    """Say whether the collector works most of the time for the limit alone, from a row's values of these figures."""
+    if scenario.memory_limit >= NO_LIMIT:
+        return False
+    return limited > 0 or (_binds(scenario, effective_gogc) and gc_cpu > THRASHING)
+
+
+def _warning(scenario: Scenario, of: Mapping[str, Estimate]) -> str:
     """Return what is wrong with the settings: a limit that is not kept, or only by collecting all the time."""
     if scenario.memory_limit >= NO_LIMIT:
         return ""
     limit, footprint = format_bytes(scenario.memory_limit), of["peak_footprint"].value
-    binds = scenario.gogc < 0 or of["effective_gogc"].value < _BOUND * scenario.gogc
-    if of["limited"].value > 0 or (binds and of["gc_cpu"].value > THRASHING):
+    told = {name: of[name].value for name in ("limited", "effective_gogc", "gc_cpu")}
+    if thrashes(scenario, **told):
         return (
             f"limit below live heap + headroom: the collector takes {of['gc_cpu'].value:.0%} of the CPU; where it goes"
             " on so, Go's limiter holds it at 50 % and the limit is passed"

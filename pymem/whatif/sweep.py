@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SharedFile", "source_for", "sweep"]
 
-_MODEL = 3
+_MODEL = 4
 """Of the predictions: rows of another one are not mixed with these."""
 _OF_SOURCES = ("types", "procs", "tier", "resolution", "arena_base", "padding_pages", "gives_way_ns")
 """What runs go by besides a source's rows."""
