@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pymem
 from pymem.accuracy import Measurement, Rung, Subject, Summary, parse_limit, prepare, summarise
 from pymem.accuracy.compare import compare, predict_ladder, record, rerun_ladder
 from pymem.accuracy.ladder import ladder, live_heap
@@ -226,7 +227,7 @@ def _mean(names: list[str], s: Summary, asked: float | None, *, judged: bool) ->
     """Return a row of means. judged: of all programs, whose interval is to be honest."""
     goal = ""
     if asked is not None:
-        goal = f"{_percent(s, asked)}: {'met' if s.mean_error <= asked else 'missed'}"
+        goal = f"{_percent(s, asked)}: {'met' if round(s.mean_error, 3) <= asked else 'missed'}"
     share = s.inside / s.rungs
     honest = "" if not judged or HONEST[0] <= share <= HONEST[1] else ", missed"
     cells = [str(s.rungs), _percent(s, s.mean_error), goal, _percent(s, s.bias), f"{100 * s.noise:.1f} %"]
@@ -259,7 +260,8 @@ def _rows(results: Iterable[Result]) -> Iterable[str]:
             for figure, c in rung.comparisons.items():
                 mark = "" if c.inside or c.error is None else f" ({100 * c.error:+.0f})"
                 measured = (c.measured.least, c.measured.median, c.measured.most)
-                real = "/".join(_value(figure, v) for v in measured) if c.error is not None else "-"
+                known = c.error is not None or not c.measured.median
+                real = "/".join(_value(figure, v) for v in measured) if known else "-"
                 cells += [_value(figure, c.predicted.value) + mark, real]
             yield f"| {' | '.join(cells)} |"
 
@@ -275,21 +277,25 @@ def _thrashing(results: Iterable[Result]) -> str:
 
 
 def _commit() -> str:
-    """Return which pymem predicted."""
+    """Return which pymem predicts."""
     asked = ["git", "describe", "--always", "--dirty"]
-    here = Path(__file__).parent
-    ran = subprocess.run(asked, cwd=here, capture_output=True, text=True, check=False)
+    try:
+        ran = subprocess.run(
+            asked, cwd=Path(pymem.__file__).parent, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return "an unknown commit"
     return f"commit {ran.stdout.strip()}" if ran.returncode == 0 else "an unknown commit"
 
 
-def document(found: dict[str, list[Result]], note: str) -> str:
+def document(found: dict[str, list[Result]], note: str, commit: str) -> str:
     """Return docs/accuracy.md. found: by what was predicted from."""
     results = found[TRACE]
     seconds = [statistics.median(run.seconds for run in rung.runs) for r in results for rung in r.rungs]
     lines = [
         *["# How far predictions are off", ""],
         *([f"**{note}**", ""] if note else []),
-        f"Made by `python bench/accuracy.py FOLDER --write docs/accuracy.md` at {_commit()}, from"
+        f"Made by `python bench/accuracy.py FOLDER --write docs/accuracy.md` at {commit}, from"
         f" {results[0].told['go']},"
         f" {platform.system().lower()}/{platform.machine()}, {os.cpu_count()} processors. Each program was recorded"
         f" once at GOGC={RECORDED_AT} and GOMAXPROCS={PROCS}, logged once untraced at GOGC={CALIBRATED_AT}, and run"
@@ -342,8 +348,9 @@ def main() -> None:
         if not (options.folder / f"{name}.json").exists():
             print(f"measuring {name}", file=sys.stderr)
             measure(name, options.folder.absolute(), reruns=options.reruns, limits=not options.no_limits)
+    commit = _commit()
     found = {how: [judge(n, options.folder, how=how, draws=options.draws) for n in names] for how in HOW}
-    text = document(found, options.note)
+    text = document(found, options.note, commit)
     if options.write:
         options.write.write_text(text, encoding="utf-8")
     else:

@@ -69,9 +69,10 @@ static void mark_span(pymem_heap *h, mspan *s) {
 }
 
 /* A block that small objects still join is marked even if all of them are dead, which they stay until one joins; what
- * joins while the cycle marks finds it marked. Go: gcMarkTinyAllocs */
-static void mark_tiny_block(pymem_heap *h, const mcache *c) {
-    if (!c || !c->tiny || bit_get(c->tiny_span->mark_bits, c->tiny_slot)) return;
+ * joins while the cycle marks finds it marked. A stale cache has none that is joined. Go: gcMarkTinyAllocs */
+static void mark_tiny_block(pymem_heap *h, const proc *p) {
+    const mcache *c = p->cache;
+    if (!c || !c->tiny || p->flush_gen != h->sweepgen || bit_get(c->tiny_span->mark_bits, c->tiny_slot)) return;
     mspan *s = c->tiny_span;
     bit_set(s->mark_bits, c->tiny_slot);
     bit_set(s->dead_bits, c->tiny_slot);
@@ -88,8 +89,8 @@ void gc_mark_record(pymem_heap *h) {
         for (int i = 0; i < SLAB_SPANS; i++)
             if (slab->spans[i].state == SPAN_IN_USE) mark_span(h, &slab->spans[i]);
     for (int32_t i = 0; i < h->nprocs; i++)
-        if (h->procs[i]) mark_tiny_block(h, h->procs[i]->cache);
-    mark_tiny_block(h, h->no_p.cache);
+        if (h->procs[i]) mark_tiny_block(h, h->procs[i]);
+    mark_tiny_block(h, &h->no_p);
     uint64_t marked = h->marks.bytes_marked, revived = h->revived_bytes < marked ? h->revived_bytes : marked;
     h->marked_twice = h->finalizer_bytes - revived;
     h->revived_bytes = 0;

@@ -39,7 +39,8 @@ static void check_caches(walk *w) {
     }
 }
 
-/* The current block is a piece of a living slot. One of before the last cycle is dropped before it is looked at. */
+/* The current block is a piece of a living slot, in a span that is swept. One of before the last cycle is dropped
+ * before it is looked at. */
 static void check_tiny(walk *w, const proc *p) {
     mcache *c = p->cache;
     const mspan *s = c->tiny_span;
@@ -47,7 +48,7 @@ static void check_tiny(walk *w, const proc *p) {
     bool good = s && s->state == SPAN_IN_USE && s->span_class == TINY_SPAN_CLASS && s->tiny_live &&
                 c->tiny_slot < s->nelems && c->tiny == s->base + c->tiny_slot * TINY_SIZE &&
                 span_is_allocated(s, c->tiny_slot);
-    if (p->flush_gen == w->h->sweepgen) owned(w, good);
+    if (p->flush_gen == w->h->sweepgen) owned(w, good && !span_is_unswept(w->h, s));
     else if (!good) c->tiny = 0;
 }
 

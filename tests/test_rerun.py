@@ -122,12 +122,11 @@ def test_memory_limit_binds() -> None:
     assert int(bound.timeline["mapped_ready"].max()) < int(free.timeline["mapped_ready"].max())
 
 
-@pytest.mark.parametrize("gogc", [25, 50, 100])
-def test_small_objects_join_blocks_amid_a_mark(gogc: int) -> None:
+def test_small_objects_join_blocks_amid_a_mark() -> None:
     """A block may be dead when a mark begins, and be joined before it ends: every death later finds its object."""
     source = steady(600_000, procs=2)
     columns = replace(source.columns, time=np.arange(len(source.columns)) * 40)
-    run = rerun(replace(source, columns=columns), gogc=gogc)
+    run = rerun(replace(source, columns=columns), gogc=25)
     assert len(run.cycles) > 10
     assert run.events == len(columns)
 

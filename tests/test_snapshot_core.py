@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -202,6 +203,37 @@ def test_damaged_heap(kind: str) -> None:
         c.close()
     assert refused > 500
     assert whole > 10
+
+
+def test_current_tiny_block_amid_a_sweep() -> None:
+    """A block that objects still join lies in a span that is swept, whatever the bytes say of the cycle."""
+    c = Core(address_space=1 << 32)
+    c.proc_new()
+    dead = [*c.malloc_same(0, 14, True, 0, 503), c.malloc(0, 4, True)]  # the last slot has room
+    c.malloc_same(0, 15, True, 0, 3)  # these open blocks of another span, and leave the current one alone
+    c.mark_dead(dead)
+    c.gc_begin(0)
+    c.gc_mark_and_flip()
+    c.gc_end(0)
+    data = c.heap.snapshot()
+    word = (1 << 55).to_bytes(8, "little")  # the marks of the last 64 slots: it is the current block's
+    at = data.index(word)
+    doctored = data[:at] + bytes(8) + data[at + 8 :]
+    refused = 0
+    for byte in (i for i, b in enumerate(doctored) if not b):
+        for value in (1, 2):
+            raw = doctored[:byte] + bytes([value]) + doctored[byte + 1 :]
+            try:
+                copy = restored(raw)
+            except (pymem.RecordingError, MemoryError):
+                refused += 1
+                continue
+            with suppress(pymem.PymemError, MemoryError):
+                copy.gc_collect(0, [])
+            with suppress(pymem.PymemError, MemoryError):
+                copy.malloc(0, 4, True)
+            copy.close()
+    assert refused > 500
 
 
 def test_damaged_heap_is_shut() -> None:

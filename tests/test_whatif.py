@@ -162,14 +162,17 @@ def test_intervals_are_wider_where_less_is_known(program: Program, tmp_path: Pat
 
 
 def test_collecting_all_the_time_is_for_the_limit() -> None:
-    """Without a limit, or with one that sets no goal, a busy collector is GOGC's."""
-    busy = {"limited": 0.0, "gc_cpu": 0.45}
-    assert thrashes(Scenario(-1, 8 * MIB), effective_gogc=3.0, **busy)
-    assert thrashes(Scenario(100, 8 * MIB), effective_gogc=50.0, **busy)
-    assert not thrashes(Scenario(5, 8 * MIB), effective_gogc=5.0, **busy)
-    assert not thrashes(Scenario(5), effective_gogc=5.0, **busy)
-    assert not thrashes(Scenario(-1, 8 * MIB), limited=0.0, effective_gogc=3.0, gc_cpu=0.3)
-    assert thrashes(Scenario(100, 8 * MIB), limited=0.1, effective_gogc=100.0, gc_cpu=0.3)
+    """Without a limit, or far from it, a busy collector is GOGC's."""
+    far = {"limited": 0.0, "gc_cpu": 0.45, "peak_footprint": 5.0 * MIB}
+    assert thrashes(Scenario(-1, 8 * MIB), effective_gogc=3.0, **far)
+    assert thrashes(Scenario(100, 8 * MIB), effective_gogc=50.0, **far)
+    assert not thrashes(Scenario(5, 8 * MIB), effective_gogc=5.0, **far)
+    assert thrashes(Scenario(5, 5 * MIB), effective_gogc=5.0, **far)
+    assert not thrashes(Scenario(5), effective_gogc=5.0, **far)
+    assert not thrashes(Scenario(-1, 8 * MIB), effective_gogc=3.0, **far | {"gc_cpu": 0.3})
+    held = far | {"gc_cpu": 0.3, "limited": 0.1}
+    assert thrashes(Scenario(100, 5 * MIB), effective_gogc=100.0, **held)
+    assert not thrashes(Scenario(100, 1 << 40), effective_gogc=100.0, **held)
 
 
 def test_limit_that_binds_in_some_draws_only(program: Program) -> None:

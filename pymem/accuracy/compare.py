@@ -47,6 +47,8 @@ __all__ = [
 
 FIGURES = ("num_gc", "peak_heap", "marked_bytes", "gc_cpu")
 """What is compared, as `Row` and `Measurement` call it."""
+_NEAR_LIMIT = 0.5
+"""Of a limit: where heapLive alone comes to less, a busy collector is GOGC's and not the limit's."""
 _ROUNDED = 0.05
 _FEW = 10
 """Cycles, below which one more or less is chance."""
@@ -115,16 +117,14 @@ class Rung:
 
     @property
     def thrashing(self) -> tuple[bool, bool]:
-        """Whether it was predicted that the collector works most of the time, and whether it really did."""
-        real = statistics.median(run.gc_cpu for run in self.runs)
-        row = self.row
-        predicted = thrashes(
-            self.scenario,
-            limited=row.limited.value,
-            effective_gogc=row.effective_gogc.value,
-            gc_cpu=row.gc_cpu.value,
-        )
-        return predicted, self.scenario.memory_limit < NO_LIMIT and real > THRASHING
+        """Whether the collector works most of the time for the limit's sake: predicted, and by measure."""
+        row, limit = self.row, self.scenario.memory_limit
+        told = ("limited", "effective_gogc", "peak_footprint", "gc_cpu")
+        predicted = thrashes(self.scenario, **{name: getattr(row, name).value for name in told})
+        busy = statistics.median(run.gc_cpu for run in self.runs) > THRASHING
+        peak = statistics.median(run.peak_heap for run in self.runs)
+        near = self.scenario.gogc < 0 or peak >= _NEAR_LIMIT * limit
+        return predicted, busy and limit < NO_LIMIT and near
 
     def facts(self) -> dict[str, Any]:
         """Return what --json prints."""

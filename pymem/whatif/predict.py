@@ -50,8 +50,8 @@ _KNOW_AMOUNTS = {"gctrace", "samples"}
 _POINT = 0.01
 """Of all processor time: what `gc_cpu` is off by besides, in programs that hardly collect."""
 _COUNTS = {"num_gc"}
-_BOUND = 0.9
-"""Of GOGC: where the goal acts as less than this, it is the limit that sets it."""
+_BOUND, _NEAR = 0.9, 0.95
+"""Of GOGC: where the goal acts as less than this, it is the limit that sets it. Of the limit: what is near it."""
 THRASHING = 0.4
 """Of the processor time: above this under a limit the collector works for the limit alone."""
 
@@ -97,8 +97,10 @@ def predict(program: Program, scenario: Scenario, *, draws: int = 8, seed: int =
         gomaxprocs=scenario.gomaxprocs,
     ):
         runs.append(figures(run, pauses))
-    limited = _binds(scenario, float(np.median([f.effective_gogc for f in runs])))
-    model = _model(program, limited=limited)
+    goal, footprint = (
+        float(np.median([getattr(f, n) for f in runs])) for n in ("effective_gogc", "peak_footprint")
+    )
+    model = _model(program, limited=_binds(scenario, effective_gogc=goal, peak_footprint=footprint))
     estimates: dict[str, Any] = {
         name: _estimate(name, [getattr(f, name) for f in runs], model.get(name, 0.0))
         for name in Figures._fields
@@ -113,9 +115,12 @@ def predict(program: Program, scenario: Scenario, *, draws: int = 8, seed: int =
     )
 
 
-def _binds(scenario: Scenario, effective_gogc: float) -> bool:
-    """Say whether it is the memory limit that sets goals."""
-    return scenario.memory_limit < NO_LIMIT and (scenario.gogc < 0 or effective_gogc < _BOUND * scenario.gogc)
+def _binds(scenario: Scenario, *, effective_gogc: float, peak_footprint: float) -> bool:
+    """Say whether the memory limit decides when to collect, or is so near that it may."""
+    if scenario.memory_limit >= NO_LIMIT:
+        return False
+    sets_goals = scenario.gogc < 0 or effective_gogc < _BOUND * scenario.gogc
+    return sets_goals or peak_footprint >= _NEAR * scenario.memory_limit
 
 
 def _model(program: Program, *, limited: bool) -> dict[str, float]:
@@ -144,11 +149,12 @@ def _estimate(name: str, values: Sequence[float], model: float) -> Estimate:
     return Estimate(middle, low, high)
 
 
-def thrashes(scenario: Scenario, *, limited: float, effective_gogc: float, gc_cpu: float) -> bool:
-    """Say whether the collector works most of the time for the limit alone, from a row's values of these figures."""
-    if scenario.memory_limit >= NO_LIMIT:
-        return False
-    return limited > 0 or (_binds(scenario, effective_gogc) and gc_cpu > THRASHING)
+def thrashes(
+    scenario: Scenario, *, limited: float, effective_gogc: float, peak_footprint: float, gc_cpu: float
+) -> bool:
+    """Say whether the collector works most of the time for the limit's sake, from a row's values of these figures."""
+    binds = _binds(scenario, effective_gogc=effective_gogc, peak_footprint=peak_footprint)
+    return binds and (limited > 0 or gc_cpu > THRASHING)
 
 
 def _warning(scenario: Scenario, of: Mapping[str, Estimate]) -> str:
@@ -156,8 +162,8 @@ def _warning(scenario: Scenario, of: Mapping[str, Estimate]) -> str:
     if scenario.memory_limit >= NO_LIMIT:
         return ""
     limit, footprint = format_bytes(scenario.memory_limit), of["peak_footprint"].value
-    told = {name: of[name].value for name in ("limited", "effective_gogc", "gc_cpu")}
-    if thrashes(scenario, **told):
+    told = ("limited", "effective_gogc", "peak_footprint", "gc_cpu")
+    if thrashes(scenario, **{name: of[name].value for name in told}):
         return (
             f"limit below live heap + headroom: the collector takes {of['gc_cpu'].value:.0%} of the CPU; where it goes"
             " on so, Go's limiter holds it at 50 % and the limit is passed"
